@@ -1,0 +1,58 @@
+/** The inputs of each kernel, the same on every backend. Optional ones are always there; absent = zero-size. */
+import type { TensorInfo } from '@tensorflow/tfjs-core';
+
+export interface AttentionInputs {
+  q: TensorInfo;
+  k: TensorInfo;
+  v: TensorInfo;
+  /** optional */
+  kRope: TensorInfo;
+  /** optional, int32 [b] */
+  qLengths: TensorInfo;
+  /** optional, int32 [b] */
+  kvLengths: TensorInfo;
+}
+
+export interface DecodeInputs {
+  qLatent: TensorInfo;
+  qRope: TensorInfo;
+  cKv: TensorInfo;
+  kRope: TensorInfo;
+  /** optional, int32 [b] */
+  kvLengths: TensorInfo;
+}
+
+/** What the gradient's kernels get beside the forward's inputs. */
+export interface BackwardInputs {
+  dOut: TensorInfo;
+  lse: TensorInfo;
+  delta: TensorInfo;
+}
+
+export interface DeltaInputs {
+  out: TensorInfo;
+  dOut: TensorInfo;
+  /** optional */
+  dLse: TensorInfo;
+}
+
+export interface CacheAppendInputs {
+  cKv: TensorInfo;
+  kRope: TensorInfo;
+  newCkv: TensorInfo;
+  newKRope: TensorInfo;
+  /** int32 [2, b]: rows in the cache before, rows to add */
+  lengths: TensorInfo;
+}
+
+/** Inputs by kernel name. */
+export interface KernelInputs {
+  MLAAttention: AttentionInputs;
+  MLADelta: DeltaInputs;
+  MLAAttentionDq: AttentionInputs & BackwardInputs;
+  MLAAttentionDkv: AttentionInputs & BackwardInputs;
+  MLADecode: DecodeInputs;
+  MLADecodeDq: DecodeInputs & BackwardInputs;
+  MLADecodeDkv: DecodeInputs & BackwardInputs;
+  MLACacheAppend: CacheAppendInputs;
+}

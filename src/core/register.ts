@@ -1,0 +1,57 @@
+import { getBackend, getKernel } from '@tensorflow/tfjs-core';
+import { fail } from './errors.js';
+import type { KernelName } from './names.js';
+import type { MlaProblem } from './problem.js';
+
+/** A way to run a kernel that was not taken, and why. */
+export interface PassedOver {
+  candidate: string;
+  reason: string;
+}
+
+/** How one kernel would run on a backend: the very record that the backend's dispatch uses. */
+export interface Plan {
+  kernel: KernelName;
+  backend: string;
+  /** which family of code runs, such as 'reference' or 'T1' */
+  lane: string;
+  /** what the matrix products are computed in */
+  computePrecision: 'float32' | 'float16';
+  /** the tile by its constants, such as { BLOCK_Q: 64, … } */
+  tile: Record<string, number>;
+  /** every constant that is compiled in, serialised; two calls with one key share a pipeline */
+  cacheKey: string;
+  passedOver: PassedOver[];
+}
+
+/** What a backend offers beside its kernels. */
+export interface Planner {
+  plan(kernel: KernelName, problem: MlaProblem): Plan;
+  /** Compiles what the plan needs, without running it; rejects with the compiler's message and line. */
+  compile(plan: Plan, problem: MlaProblem): Promise<void>;
+}
+
+const planners = new Map<string, Planner>();
+
+/** Called by a backend's kernels when they register; a second call replaces the first. */
+export function registerPlanner(backendName: string, planner: Planner): void {
+  planners.set(backendName, planner);
+}
+
+/** The current backend's planner. Throws if no kernels of ours are registered for it. */
+export function currentPlanner(fn: string): Planner {
+  return planners.get(getBackend()) ?? failMissing(fn);
+}
+
+/** Throws a clear error when the current backend lacks a kernel of ours. */
+export function requireKernel(fn: string, kernel: KernelName): void {
+  if (!getKernel(kernel, getBackend())) failMissing(fn);
+}
+
+function failMissing(fn: string): never {
+  const have = [...planners.keys()].join(', ') || 'none';
+  fail(
+    fn,
+    `required: kernels for backend '${getBackend()}', supported: ${have}; missing: import 'tfjs-mla/${getBackend()}' if there is such a door, or choose a supported backend with tf.setBackend`,
+  );
+}

@@ -1,0 +1,39 @@
+import { Tensor, customGrad, tensor, tensor1d } from '@tensorflow/tfjs-core';
+import type { GradSaveFunc, Tensor1D, TensorLike } from '@tensorflow/tfjs-core';
+import { isNumbers } from './problem.js';
+
+/** A tensor as it is, anything else as tfjs reads it; the dtype is checked by the problem, never cast. */
+export function toTensor<T extends Tensor>(value: T | TensorLike): T {
+  return value instanceof Tensor ? value : (tensor(value) as T);
+}
+
+/** An optional input that is absent: the tape and TensorFlow want every input of a kernel to be there. */
+export function absent(dtype: 'float32' | 'int32' = 'float32'): Tensor1D {
+  return tensor1d([], dtype);
+}
+
+/** Lengths as the kernels want them: int32 [b], or absent. */
+export function lengthsTensor(lengths: readonly number[] | Tensor1D | undefined): Tensor1D {
+  if (lengths === undefined) return absent('int32');
+  return isNumbers(lengths) ? tensor1d([...lengths], 'int32') : lengths;
+}
+
+/**
+ * A composed op with a gradient of its own, since tfjs-core alone registers none.
+ *
+ * `forward` gets the inputs and returns the value and what the gradient needs; `backward` gets dValue and that, and
+ * returns one gradient per input.
+ */
+export function withGradient(
+  inputs: Tensor[],
+  forward: (...inputs: Tensor[]) => { value: Tensor; saved: Tensor[] },
+  backward: (dValue: Tensor, saved: Tensor[]) => Tensor[],
+): Tensor {
+  const run = customGrad((...args) => {
+    const save = args.pop() as GradSaveFunc;
+    const { value, saved } = forward(...(args as Tensor[]));
+    save(saved);
+    return { value, gradFunc: backward };
+  });
+  return run(...inputs);
+}
