@@ -1,0 +1,126 @@
+/** The steps that the three tile kernels (forward, …Dq, …Dkv) have in common, as verbs. */
+import { SLICE, addRowProducts, addWeightedRows, constants, repeat, stageRows, stageSlice } from './wgsl.js';
+import type { SumShape, Tile } from './tiles.js';
+
+/** The tile's constants, and the arena with its regions. */
+export function declareTile(tile: Tile): string {
+  return `
+${constants({
+  THREADS: tile.THREADS,
+  LEFT: tile.LEFT,
+  RIGHT: tile.RIGHT,
+  CHUNK: tile.CHUNK,
+  SLICE,
+  // the slices of the products; then weights and staged rows take their place
+  LEFT_SLICE: 0,
+  RIGHT_SLICE: tile.LEFT * SLICE,
+  WEIGHTS: 0,
+  WEIGHT_STRIDE: tile.weightStride,
+  STAGED: tile.LEFT * tile.weightStride,
+  PRODUCT_ROWS: tile.rows,
+})}
+var<workgroup> arena: array<vec4f, ${tile.arena}>;
+var<workgroup> shared_lengths: vec2u;`;
+}
+
+/** How many rows and keys this batch entry has, the same for all threads as barriers want it. */
+export const uniformLengths = `
+fn uniform_lengths(tid: u32, lengths: vec2u) -> vec2u {
+  if (tid == 0u) { shared_lengths = lengths; }
+  return workgroupUniformLoad(&shared_lengths);
+}`;
+
+/** Where this thread's products are: rows left_row…, right rows right_group·4…. */
+export function placeProducts({ RIGHT }: Tile): string {
+  return `
+let right_group = tid % ${RIGHT / 4}u;
+let left_row = (tid / ${RIGHT / 4}u) * PRODUCT_ROWS;
+let left_group = left_row >> 2u;
+let left_at = LEFT_SLICE + left_row * SLICE;
+let right_at = RIGHT_SLICE + right_group * 4u * SLICE;`;
+}
+
+/**
+ * `into`i.xyzw = left row i · four right rows, over all columns, slice by slice. `left` and `right` are WGSL for
+ * column `column` of row `row` of the tile.
+ */
+export function multiplyRows(
+  into: string,
+  tile: Tile,
+  columns4: number,
+  left: string,
+  right: string,
+): string {
+  return `
+for (var slice = 0u; slice < ${Math.ceil(columns4 / SLICE) * SLICE}u; slice += SLICE) {
+  ${stageSlice('LEFT_SLICE', tile.LEFT, tile.THREADS, left)}
+  ${stageSlice('RIGHT_SLICE', tile.RIGHT, tile.THREADS, right)}
+  workgroupBarrier();
+  ${addRowProducts(into, tile.rows)}
+  workgroupBarrier();
+}`;
+}
+
+/** Where this thread's sums are: rows PREFIX_row + i·rowGroups, columns PREFIX_column + c·columnGroups. */
+export function placeSums(prefix: string, { columnGroups }: SumShape): string {
+  return `
+let ${prefix}_column = tid % ${columnGroups}u;
+let ${prefix}_row = tid / ${columnGroups}u;`;
+}
+
+/** One name per vec4 of this thread's sums: PREFIXi_c. */
+export function declareSums(prefix: string, { rows, columns }: SumShape): string {
+  return repeat(rows * columns, (index) => {
+    const [i, c] = [Math.floor(index / columns), index % columns];
+    return `var ${prefix}${i}_${c} = vec4f(0.0);`;
+  });
+}
+
+/**
+ * PREFIXi_c += Σ over the RIGHT rows of weight · row, chunk by chunk; `row` is WGSL for column `c` of row
+ * `chunk + row` of the tile.
+ */
+export function addWeighted(prefix: string, tile: Tile, shape: SumShape, row: string): string {
+  return `
+for (var chunk = 0u; chunk < RIGHT; chunk += CHUNK) {
+  ${stageRows('STAGED', tile.CHUNK, shape.rowLength, tile.THREADS, row)}
+  workgroupBarrier();
+  {
+    let weights_at = WEIGHTS + ${prefix}_row * WEIGHT_STRIDE + chunk / 4u;
+    let rows_at = STAGED + ${prefix}_column;
+    ${addWeightedRows(prefix, {
+      rows: shape.rows,
+      rowStep: shape.rowGroups * tile.weightStride,
+      columns: shape.columns,
+      columnStep: shape.columnGroups,
+      rowLength: shape.rowLength,
+      chunk: tile.CHUNK,
+    })}
+  }
+  workgroupBarrier();
+}`;
+}
+
+/** `statement(i, row)` for each row of this thread's sums, `row` being WGSL for its place in the tile. */
+export function forSumRows(
+  prefix: string,
+  { rows, rowGroups }: SumShape,
+  statement: (i: number, row: string) => string,
+): string {
+  return repeat(rows, (i) => statement(i, `(${prefix}_row + ${i * rowGroups}u)`));
+}
+
+/** Multiplies all sums of row i by the WGSL `factor`. */
+export function scaleSums(prefix: string, { columns }: SumShape, i: number, factor: string): string {
+  return `{ let factor = ${factor}; ${repeat(columns, (c) => `${prefix}${i}_${c} *= factor;`)} }`;
+}
+
+/** Stores the sums of row i through `store(c, value)`, WGSL text for one vec4 column. */
+export function storeSums(
+  prefix: string,
+  { columns, columnGroups }: SumShape,
+  i: number,
+  store: (c: string, value: string) => string,
+): string {
+  return repeat(columns, (c) => store(`(${prefix}_column + ${c * columnGroups}u)`, `${prefix}${i}_${c}`));
+}

@@ -1,0 +1,167 @@
+/**
+ * MLAAttentionDq and MLADecodeDq, B2-B4 of gradients/README.md.
+ *
+ * Grid as in the forward (mlaAttention.ts), and the same walk over keys:
+ *   scores = Q·Kᵀ, dP = dOut·Vᵀ                  slices through the arena
+ *   dS = exp(scores − lse) · (dP − delta)        → W, in the arena's place
+ *   dQ += dS·K                                   chunks of K through the arena
+ * Each split writes a share of its own; sumParts.ts adds them.
+ */
+import type { MlaProblem } from '../../src/core/problem.js';
+import {
+  addWeighted,
+  declareSums,
+  declareTile,
+  forSumRows,
+  multiplyRows,
+  placeProducts,
+  placeSums,
+  storeSums,
+  uniformLengths,
+} from './attentionTile.js';
+import {
+  columnCounts,
+  declareRows,
+  operandBindings,
+  operandColumns,
+  operandConstants,
+  widthOf,
+} from './operands.js';
+import type { Binding, OperandConstants } from './operands.js';
+import { readStats } from './packStats.js';
+import { problemUniforms } from './problemUniforms.js';
+import type { SumShape, Tile, TileWork } from './tiles.js';
+import { declare, repeat } from './wgsl.js';
+
+export function dqBindings(record: OperandConstants): Binding[] {
+  const { IS_DECODE, DR } = record;
+  const bindings: Binding[] = [
+    ...operandBindings(record),
+    { name: 'd_out', access: 'read' },
+    { name: 'stats', access: 'read' },
+    { name: 'd_q', access: 'write' },
+  ];
+  if (IS_DECODE && DR > 0) bindings.push({ name: 'd_q_rope', access: 'write' });
+  return bindings;
+}
+
+export function dqWork(problem: MlaProblem, splits: number): TileWork {
+  const record = operandConstants(problem);
+  const { QK4, DV4 } = columnCounts(record);
+  return {
+    products: [QK4, DV4],
+    sums: [QK4],
+    left: problem.sq * record.GROUP,
+    right: Math.ceil(problem.skv / splits),
+    problems: problem.b * problem.hkv * splits,
+    extra: { left: 2, right: 0, thread: 0 },
+  };
+}
+
+export function mlaAttentionDqWgsl(record: OperandConstants, tile: Tile): string {
+  const bindings = dqBindings(record);
+  const { QK4, DV4 } = columnCounts(record);
+  const [sums] = tile.sums;
+  const rows = bindings.map(({ name }) => name).filter((name) => name !== 'stats');
+  const stats = bindings.findIndex(({ name }) => name === 'stats');
+  return `
+${declareTile(tile)}
+var<workgroup> rows_stats: array<vec2f, ${tile.LEFT}>;
+
+${problemUniforms(bindings.length)}
+${declareRows(bindings, rows, widthOf(record))}
+${operandColumns(record)}
+${readStats(stats, 'read')}
+${uniformLengths}
+${dOutColumn}
+
+// The keys of this split, whole tiles of them.
+fn keys_of_split(tile: Tile, split: u32) -> vec2u {
+  let tiles = (tile.kv_length + RIGHT * u.splits - 1u) / (RIGHT * u.splits);
+  return vec2u(split, split + 1u) * (tiles * RIGHT);
+}
+
+// exp(scores − lse), 0 where the row does not see the key
+fn probabilities(tile: Tile, m: u32, j: u32, is_all_seen: bool, scores: vec4f, lse: f32) -> vec4f {
+  let p = exp(scores * u.scale - lse);
+  if (is_all_seen) { return p; }
+  let seen = vec4<bool>(sees(tile, m, j), sees(tile, m, j + 1u), sees(tile, m, j + 2u), sees(tile, m, j + 3u));
+  return select(vec4f(0.0), p, seen);
+}
+
+@compute @workgroup_size(THREADS)
+fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) tid: u32) {
+  let batch = group.z / u.splits;
+  let split = group.z % u.splits;
+  let lengths = uniform_lengths(tid, lengths_of(batch));
+  let tile = Tile(batch, group.y, lengths.x, lengths.y);
+  let first_row = (u.tiles - 1u - group.x) * LEFT;
+  let seen = keys_of_rows(tile, first_row, LEFT);
+  let mine = keys_of_split(tile, split);
+  let key_end = min(seen.y, mine.y);
+
+  ${placeProducts(tile)}
+  ${placeSums('dq', sums)}
+  ${declareSums('dq', sums)}
+  for (var row = tid; row < LEFT; row += THREADS) { rows_stats[row] = row_stats(tile, first_row + row); }
+
+  for (var key = max(seen.x, mine.x); key < key_end; key += RIGHT) {
+    // F1, B2
+    ${declare('s', tile.rows)}
+    ${multiplyRows('s', tile, QK4, 'q_column(tile, first_row + row, slice + c)', 'k_column(tile, key + row, slice + c)')}
+    ${declare('dp', tile.rows)}
+    ${multiplyRows('dp', tile, DV4, 'd_out_column(tile, first_row + row, slice + c)', 'v_column(tile, key + row, slice + c)')}
+    // F3, B3
+    let is_all_seen = all_see(tile, first_row, LEFT, key, RIGHT);
+    ${storeDs(tile.rows)}
+    workgroupBarrier();
+    // B4
+    ${addWeighted('dq', tile, sums, 'k_column(tile, key + chunk + row, c)')}
+  }
+
+  ${forSumRows('dq', sums, (i, row) => storeDq(record, sums, i, row))}
+}
+`;
+}
+
+/** Column c of a row of dOut, which lies like out. */
+export const dOutColumn = `
+fn d_out_column(tile: Tile, m: u32, c: u32) -> vec4f {
+  if (m >= tile.q_length * GROUP || c >= DV4) { return vec4f(0.0); }
+  return d_out_load(out_start(tile, m), c, DV);
+}`;
+
+function storeDs(rows: number): string {
+  return `{
+  let j = key + right_group * 4u;
+  let at = WEIGHTS + left_row * WEIGHT_STRIDE + right_group;
+${repeat(
+  rows,
+  (i) => `
+  {
+    let stats_of_row = rows_stats[left_row + ${i}u];
+    let p = probabilities(tile, first_row + left_row + ${i}u, j, is_all_seen, s${i}, stats_of_row.x);
+    arena[at + ${i}u * WEIGHT_STRIDE] = p * (dp${i} - stats_of_row.y);
+  }`,
+)}
+}`;
+}
+
+/** dQ = softmaxScale · sum; its rope columns go to their own tensor, or behind the others. */
+function storeDq({ DR, IS_DECODE }: OperandConstants, sums: SumShape, i: number, row: string): string {
+  const ropeStore = IS_DECODE
+    ? 'd_q_rope_store(rope_start, c - DN4, DR, value)'
+    : 'd_q_store(start + DN, c - DN4, DR, value)';
+  const store = (c: string, value: string): string => `
+    if (${c} < QK4) {
+      let c = ${c};
+      let value = ${value} * u.scale;
+      if (c < DN4) { d_q_store(start, c, DN, value); } ${DR > 0 ? `else { ${ropeStore}; }` : ''}
+    }`;
+  return `
+  if (first_row + ${row} < u.sq * GROUP) {
+    let start = split * u.batch * u.sq * u.hq * ${IS_DECODE ? 'DN' : '(DN + DR)'} + q_start(tile, first_row + ${row});
+    ${IS_DECODE && DR > 0 ? `let rope_start = split * u.batch * u.sq * u.hq * DR + q_rope_start(tile, first_row + ${row});` : ''}
+    ${storeSums('dq', sums, i, store)}
+  }`;
+}

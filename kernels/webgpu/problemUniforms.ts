@@ -1,0 +1,78 @@
+/** What differs from call to call without a new shader: sizes, strides, scale, mask. */
+import type { MlaProblem } from '../../src/core/problem.js';
+
+/** Far beyond every index, and still far from the end of i32. */
+const unbounded = 1 << 29;
+
+/** How a kernel cuts up its work, beside the problem itself. */
+export interface Cut {
+  /** tiles of the operand that a workgroup owns */
+  tiles: number;
+  /** parts into which the walk over keys is split; their results are merged by a second dispatch */
+  splits: number;
+}
+
+type Field = [name: string, type: 'u32' | 'i32' | 'f32', value: (problem: MlaProblem, cut: Cut) => number];
+
+const fields: Field[] = [
+  ['batch', 'u32', ({ b }) => b],
+  ['hq', 'u32', ({ hq }) => hq],
+  ['hkv', 'u32', ({ hkv }) => hkv],
+  ['sq', 'u32', ({ sq }) => sq],
+  ['skv', 'u32', ({ skv }) => skv],
+  ['q_b', 'u32', ({ strides }) => strides.q.b],
+  ['q_s', 'u32', ({ strides }) => strides.q.s],
+  ['q_h', 'u32', ({ strides }) => strides.q.h],
+  ['q_rope_b', 'u32', ({ strides }) => strides.qRope.b],
+  ['q_rope_s', 'u32', ({ strides }) => strides.qRope.s],
+  ['q_rope_h', 'u32', ({ strides }) => strides.qRope.h],
+  ['k_b', 'u32', ({ strides }) => strides.k.b],
+  ['k_s', 'u32', ({ strides }) => strides.k.s],
+  ['k_h', 'u32', ({ strides }) => strides.k.h],
+  ['k_rope_b', 'u32', ({ strides }) => strides.kRope.b],
+  ['k_rope_s', 'u32', ({ strides }) => strides.kRope.s],
+  ['v_b', 'u32', ({ strides }) => strides.v.b],
+  ['v_s', 'u32', ({ strides }) => strides.v.s],
+  ['v_h', 'u32', ({ strides }) => strides.v.h],
+  ['out_b', 'u32', ({ strides }) => strides.out.b],
+  ['out_s', 'u32', ({ strides }) => strides.out.s],
+  ['out_h', 'u32', ({ strides }) => strides.out.h],
+  ['scale', 'f32', ({ softmaxScale }) => softmaxScale],
+  ['left', 'i32', ({ window: [left] }) => (left < 0 ? unbounded : Math.min(left, unbounded))],
+  ['right', 'i32', ({ causal, window: [, right] }) => keysRight(causal !== 'none', right)],
+  ['is_top_left', 'u32', ({ causal }) => (causal === 'top-left' ? 1 : 0)],
+  // WGSL has no literal for it
+  ['minus_infinity', 'f32', () => -Infinity],
+  ['tiles', 'u32', (_problem, { tiles }) => tiles],
+  ['splits', 'u32', (_problem, { splits }) => splits],
+];
+
+function keysRight(isCausal: boolean, right: number): number {
+  if (isCausal) return 0;
+  return right < 0 ? unbounded : Math.min(right, unbounded);
+}
+
+/** The struct as WGSL, bound as `u`. */
+export function problemUniforms(binding: number): string {
+  const members = fields.map(([name, type]) => `  ${name}: ${type},`);
+  return `
+struct Uniforms {
+${members.join('\n')}
+}
+@group(0) @binding(${binding}) var<uniform> u: Uniforms;`;
+}
+
+/** Its content for one call. */
+export function packUniforms(problem: MlaProblem, cut: Cut): ArrayBuffer {
+  return packNumbers(fields.map(([, type, value]) => [type, value(problem, cut)]));
+}
+
+/** Numbers one behind the other, as a uniform buffer holds them. */
+export function packNumbers(numbers: ['u32' | 'i32' | 'f32', number][]): ArrayBuffer {
+  const view = new DataView(new ArrayBuffer(Math.ceil(numbers.length / 4) * 16));
+  numbers.forEach(([type, value], index) => {
+    if (type === 'f32') view.setFloat32(4 * index, value, true);
+    else view.setInt32(4 * index, value, true);
+  });
+  return view.buffer;
+}

@@ -1,0 +1,235 @@
+/** What each kernel dispatches, step by step. */
+import type { WebGPUBackend } from '@tensorflow/tfjs-backend-webgpu';
+import type { TensorInfo } from '@tensorflow/tfjs-core';
+import { shapeOf } from '../../src/core/layout.js';
+import type {
+  AttentionInputs,
+  BackwardInputs,
+  CacheAppendInputs,
+  DecodeInputs,
+  DeltaInputs,
+} from '../../src/core/kernelInputs.js';
+import type { KernelName } from '../../src/core/names.js';
+import type { MlaProblem } from '../../src/core/problem.js';
+import { copyGroups, copyUniforms } from './mlaCacheAppend.js';
+import { deltaGroups } from './mlaDelta.js';
+import { packGroups, statsSize } from './packStats.js';
+import { dispatch } from './pipeline.js';
+import {
+  checkDevicePrecision,
+  copyShader,
+  deltaShader,
+  mergeShader,
+  packShader,
+  planDkv,
+  planDq,
+  planForward,
+  sumShader,
+  tilesOf,
+} from './plans.js';
+import type { NamedShader } from './plans.js';
+import { packUniforms } from './problemUniforms.js';
+import { flatGrid, sumGrid, sumUniforms } from './sumParts.js';
+import type { Parts } from './sumParts.js';
+
+type Tensors = Record<string, TensorInfo>;
+type Grid = [number, number, number];
+
+function run(
+  backend: WebGPUBackend,
+  shader: NamedShader,
+  tensors: Tensors,
+  uniforms: ArrayBuffer,
+  grid: Grid,
+): void {
+  const bound = shader.bindings.map(({ name }) => tensors[name]);
+  dispatch(backend, shader, bound, uniforms, grid);
+}
+
+/** Scratch lives until the dispatches that use it are submitted; the backend sees to that. */
+function withScratch<T>(backend: WebGPUBackend, sizes: number[], use: (...scratch: TensorInfo[]) => T): T {
+  const scratch = sizes.map((size) => backend.makeTensorInfo([size], 'float32'));
+  try {
+    return use(...scratch);
+  } finally {
+    for (const { dataId } of scratch) backend.disposeData(dataId);
+  }
+}
+
+/** The inputs of either op under the names that the shaders bind. */
+function operandTensors(inputs: AttentionInputs | DecodeInputs): Tensors {
+  if ('qLatent' in inputs) {
+    const { qLatent, qRope, cKv, kRope, kvLengths } = inputs;
+    return { q: qLatent, q_rope: qRope, k: cKv, k_rope: kRope, kv_lengths: kvLengths };
+  }
+  const { q, k, v, kRope, qLengths, kvLengths } = inputs;
+  return { q, k, v, k_rope: kRope, q_lengths: qLengths, kv_lengths: kvLengths };
+}
+
+/** MLAAttention and MLADecode → out, lse. */
+export function runForward(
+  kernel: KernelName,
+  problem: MlaProblem,
+  inputs: AttentionInputs | DecodeInputs,
+  backend: WebGPUBackend,
+): TensorInfo[] {
+  checkDevicePrecision(kernel, problem);
+  const { b, hq, hkv, sq, dv, layout } = problem;
+  const { tile, splits, main } = planForward(kernel, problem, backend.device.limits);
+  const out = backend.makeTensorInfo(shapeOf({ b, s: sq, h: hq, d: dv }, layout), 'float32');
+  const lse = backend.makeTensorInfo([b, hq, sq], 'float32');
+  const rows = b * hq * sq;
+  if (rows * dv === 0) return [out, lse];
+
+  const tensors = operandTensors(inputs);
+  const uniforms = packUniforms(problem, { tiles: tilesOf(problem, tile), splits });
+  const grid: Grid = [tilesOf(problem, tile), hkv, b * splits];
+  if (splits === 1) {
+    run(backend, main, { ...tensors, out, lse }, uniforms, grid);
+    return [out, lse];
+  }
+  withScratch(backend, [splits * rows * dv, splits * rows], (outParts, lseParts) => {
+    run(backend, main, { ...tensors, out: outParts, lse: lseParts }, uniforms, grid);
+    const parts = { out_parts: outParts, lse_parts: lseParts, out, lse };
+    run(backend, mergeShader(problem), parts, uniforms, flatGrid(rows));
+  });
+  return [out, lse];
+}
+
+/** MLADelta → delta. */
+export function runDelta(
+  problem: MlaProblem,
+  { out, dOut, dLse }: DeltaInputs,
+  backend: WebGPUBackend,
+): TensorInfo {
+  const { b, hq, sq } = problem;
+  const delta = backend.makeTensorInfo([b, hq, sq], 'float32');
+  const tensors = { out, d_out: dOut, d_lse: dLse, delta };
+  const uniforms = packUniforms(problem, { tiles: 0, splits: 1 });
+  run(backend, deltaShader(problem), tensors, uniforms, flatGrid(deltaGroups(b * hq * sq)));
+  return delta;
+}
+
+function pack(
+  backend: WebGPUBackend,
+  problem: MlaProblem,
+  inputs: (AttentionInputs | DecodeInputs) & BackwardInputs,
+  stats: TensorInfo,
+): void {
+  const tensors = { ...operandTensors(inputs), lse: inputs.lse, delta: inputs.delta, stats };
+  const uniforms = packUniforms(problem, { tiles: 0, splits: 1 });
+  run(backend, packShader(problem), tensors, uniforms, flatGrid(packGroups(problem)));
+}
+
+function sumParts(backend: WebGPUBackend, parts: TensorInfo, out: TensorInfo, which: Parts): void {
+  run(backend, sumShader, { parts, out }, sumUniforms(which), sumGrid(which));
+}
+
+/** MLAAttentionDq → dQ, and MLADecodeDq → dQLatent, dQRope. */
+export function runDq(
+  kernel: KernelName,
+  problem: MlaProblem,
+  inputs: (AttentionInputs | DecodeInputs) & BackwardInputs,
+  backend: WebGPUBackend,
+): TensorInfo[] {
+  const { b, hkv } = problem;
+  const { tile, splits, main } = planDq(kernel, problem, backend.device.limits);
+  const targets: Tensors =
+    'qLatent' in inputs ? { d_q: inputs.qLatent, d_q_rope: inputs.qRope } : { d_q: inputs.q };
+  const outputs = Object.entries(targets).map(([name, { shape }]) => ({
+    name,
+    info: backend.makeTensorInfo(shape, 'float32'),
+    size: shape.reduce((size, dim) => size * dim, 1),
+  }));
+  const results = outputs.map(({ info }) => info);
+  if (outputs[0].size === 0) return results;
+
+  const tensors = { ...operandTensors(inputs), d_out: inputs.dOut };
+  const uniforms = packUniforms(problem, { tiles: tilesOf(problem, tile), splits });
+  const grid: Grid = [tilesOf(problem, tile), hkv, b * splits];
+  withScratch(backend, [statsSize(problem)], (stats) => {
+    pack(backend, problem, inputs, stats);
+    if (splits === 1) {
+      const written = Object.fromEntries(outputs.map(({ name, info }) => [name, info]));
+      run(backend, main, { ...tensors, stats, ...written }, uniforms, grid);
+      return;
+    }
+    withScratch(
+      backend,
+      outputs.map(({ size }) => size * splits),
+      (...parts) => {
+        const written = Object.fromEntries(outputs.map(({ name }, index) => [name, parts[index]]));
+        run(backend, main, { ...tensors, stats, ...written }, uniforms, grid);
+        outputs.forEach(({ info, size }, index) => {
+          if (size > 0) sumParts(backend, parts[index], info, { start: 0, size, parts: splits });
+        });
+      },
+    );
+  });
+  return results;
+}
+
+/** MLAAttentionDkv → dK, dV, dKRope. */
+export function runAttentionDkv(
+  kernel: KernelName,
+  problem: MlaProblem,
+  inputs: AttentionInputs & BackwardInputs,
+  backend: WebGPUBackend,
+): TensorInfo[] {
+  const { b, hkv, skv, dr } = problem;
+  const dK = backend.makeTensorInfo(inputs.k.shape, 'float32');
+  const dV = backend.makeTensorInfo(inputs.v.shape, 'float32');
+  const dKRope = backend.makeTensorInfo(inputs.kRope.shape, 'float32');
+  const share = b * skv * dr;
+  const start = statsSize(problem);
+  withScratch(backend, [start + hkv * share], (stats) => {
+    pack(backend, problem, inputs, stats);
+    walkKeys(kernel, problem, inputs, backend, { stats, d_k: dK, d_v: dV });
+    if (share > 0) sumParts(backend, stats, dKRope, { start, size: share, parts: hkv });
+  });
+  return [dK, dV, dKRope];
+}
+
+/** MLADecodeDkv → dCkv, dKRope. */
+export function runDecodeDkv(
+  kernel: KernelName,
+  problem: MlaProblem,
+  inputs: DecodeInputs & BackwardInputs,
+  backend: WebGPUBackend,
+): TensorInfo[] {
+  const dCkv = backend.makeTensorInfo(inputs.cKv.shape, 'float32');
+  const dKRope = backend.makeTensorInfo(inputs.kRope.shape, 'float32');
+  withScratch(backend, [statsSize(problem)], (stats) => {
+    pack(backend, problem, inputs, stats);
+    walkKeys(kernel, problem, inputs, backend, { stats, d_k: dCkv, d_k_rope: dKRope });
+  });
+  return [dCkv, dKRope];
+}
+
+function walkKeys(
+  kernel: KernelName,
+  problem: MlaProblem,
+  inputs: (AttentionInputs | DecodeInputs) & BackwardInputs,
+  backend: WebGPUBackend,
+  written: Tensors,
+): void {
+  const { b, hkv, skv } = problem;
+  const { tile, main } = planDkv(kernel, problem, backend.device.limits);
+  const tiles = Math.ceil(skv / tile.LEFT);
+  const tensors = { ...operandTensors(inputs), d_out: inputs.dOut, ...written };
+  run(backend, main, tensors, packUniforms(problem, { tiles, splits: 1 }), [tiles, hkv, b]);
+}
+
+/** MLACacheAppend → nothing. */
+export function runCacheAppend(inputs: CacheAppendInputs, backend: WebGPUBackend): TensorInfo[] {
+  const { cKv, kRope, newCkv, newKRope, lengths } = inputs;
+  for (const [cache, rows] of [
+    [cKv, newCkv],
+    [kRope, newKRope],
+  ]) {
+    const [batch, n, columns] = rows.shape;
+    const uniforms = copyUniforms(batch, n, columns, cache.shape[1]);
+    run(backend, copyShader, { rows, lengths, cache }, uniforms, flatGrid(copyGroups(batch * n * columns)));
+  }
+  return [];
+}

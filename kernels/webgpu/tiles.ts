@@ -1,0 +1,190 @@
+/**
+ * Tiles: candidates → legal by bytes, threads and registers → cheapest by model → explained.
+ *
+ * A workgroup owns LEFT rows of one operand (queries, or keys in …Dkv) and walks over the other one, RIGHT rows at a
+ * time. Each thread holds a block of the products of rows with rows, and a block of the sums over columns.
+ */
+import type { PassedOver } from '../../src/core/register.js';
+import { SLICE } from './wgsl.js';
+
+/** A way to cut a kernel's work up. */
+export interface Candidate {
+  LEFT: number;
+  RIGHT: number;
+  THREADS: number;
+  /** rows of the walked operand that are staged at a time for the sums over columns */
+  CHUNK: number;
+}
+
+/** What a tile has to do: vec4 columns of the products of rows, and of each sum over columns. */
+export interface TileWork {
+  /** e.g. forward: [dqk/4]; backward: [dqk/4, dv/4] */
+  products: number[];
+  /** e.g. forward: [dv/4]; …Dq: [dqk/4]; …Dkv: [dv/4, dqk/4] */
+  sums: number[];
+  /** rows on the left and on the right, and how many such problems there are (batch · heads · splits) */
+  left: number;
+  right: number;
+  problems: number;
+  /** float32 numbers per left row, per right row and per thread that are kept beside the arena */
+  extra: { left: number; right: number; thread: number };
+}
+
+/** How a sum over columns is spread over the threads: ROWS × COLUMNS vec4 each. */
+export interface SumShape {
+  rows: number;
+  rowGroups: number;
+  columns: number;
+  columnGroups: number;
+  /** vec4 columns with padding */
+  rowLength: number;
+}
+
+export interface Tile extends Candidate {
+  /** product rows a thread, each with four right rows */
+  rows: number;
+  sums: SumShape[];
+  /** vec4 from one row of weights to the next; one more than needed, against bank conflicts */
+  weightStride: number;
+  /** size of the arena in vec4 */
+  arena: number;
+  /** workgroup memory in all */
+  bytes: number;
+  /** float32 registers for what must stay: products and sums */
+  registers: number;
+}
+
+export interface DeviceLimits {
+  maxComputeWorkgroupStorageSize: number;
+  maxComputeInvocationsPerWorkgroup: number;
+  maxComputeWorkgroupSizeX: number;
+}
+
+const candidates: Candidate[] = [
+  { LEFT: 128, RIGHT: 32, THREADS: 256, CHUNK: 8 },
+  { LEFT: 64, RIGHT: 64, THREADS: 128, CHUNK: 8 },
+  { LEFT: 64, RIGHT: 32, THREADS: 128, CHUNK: 8 },
+  { LEFT: 64, RIGHT: 32, THREADS: 256, CHUNK: 8 },
+  { LEFT: 32, RIGHT: 32, THREADS: 128, CHUNK: 8 },
+  { LEFT: 32, RIGHT: 32, THREADS: 64, CHUNK: 8 },
+  { LEFT: 32, RIGHT: 16, THREADS: 64, CHUNK: 8 },
+  { LEFT: 16, RIGHT: 32, THREADS: 128, CHUNK: 4 },
+  { LEFT: 16, RIGHT: 32, THREADS: 64, CHUNK: 4 },
+  { LEFT: 16, RIGHT: 16, THREADS: 64, CHUNK: 4 },
+];
+
+/** More would spill: a thread has at most 255 on NVIDIA and about 128 on mobile GPUs, and addresses need some. */
+const mostRegisters = 144;
+
+export function nameOf({ LEFT, RIGHT, THREADS, CHUNK }: Candidate): string {
+  return `LEFT=${LEFT} RIGHT=${RIGHT} THREADS=${THREADS} CHUNK=${CHUNK}`;
+}
+
+/** The cheapest legal tile, and why each other candidate was passed over. Throws if none is legal. */
+export function chooseTile(work: TileWork, limits: DeviceLimits): { tile: Tile; passedOver: PassedOver[] } {
+  const passedOver: PassedOver[] = [];
+  let best: { tile: Tile; cost: number } | undefined;
+  for (const candidate of candidates) {
+    const tile = layOut(candidate, work);
+    const reason = typeof tile === 'string' ? tile : illegal(tile, limits);
+    if (reason !== undefined || typeof tile === 'string') {
+      passedOver.push({ candidate: nameOf(candidate), reason: reason ?? '' });
+      continue;
+    }
+    const cost = costOf(tile, work);
+    if (best && best.cost <= cost) {
+      passedOver.push({ candidate: nameOf(tile), reason: `cost ${cost.toFixed(0)}` });
+    } else {
+      if (best) passedOver.push({ candidate: nameOf(best.tile), reason: `cost ${best.cost.toFixed(0)}` });
+      best = { tile, cost };
+    }
+  }
+  if (!best) {
+    const reasons = passedOver.map(({ candidate, reason }) => `${candidate}: ${reason}`);
+    throw new Error(`no tile fits this device (${reasons.join('; ')})`);
+  }
+  return { tile: best.tile, passedOver };
+}
+
+/** All candidates that can be laid out for this work, legal or not: what the compile test goes through. */
+export function allTiles(work: TileWork): Tile[] {
+  return candidates.map((candidate) => layOut(candidate, work)).filter((tile) => typeof tile !== 'string');
+}
+
+function layOut(candidate: Candidate, work: TileWork): Tile | string {
+  const { LEFT, RIGHT, THREADS, CHUNK } = candidate;
+  const rows = (LEFT * RIGHT) / 4 / THREADS;
+  if (!Number.isInteger(rows)) return 'fewer than four products a thread';
+  const sums = work.sums.map((columns) => sumShape(columns, LEFT, THREADS));
+  const weightStride = RIGHT / 4 + 1;
+  const slices = (LEFT + RIGHT) * SLICE;
+  const chunk = CHUNK * Math.max(...sums.map(({ rowLength }) => rowLength));
+  const arena = Math.max(slices, LEFT * weightStride + chunk);
+  const { left, right, thread } = work.extra;
+  const bytes =
+    16 * arena +
+    roundUp16(4 * left * LEFT) +
+    roundUp16(4 * right * RIGHT) +
+    roundUp16(4 * thread * THREADS) +
+    16;
+  const products = 4 * rows * work.products.length;
+  const registers = products + sums.reduce((sum, { rows: r, columns }) => sum + 4 * r * columns, 0);
+  return { ...candidate, rows, sums, weightStride, arena, bytes, registers };
+}
+
+function illegal(tile: Tile, limits: DeviceLimits): string | undefined {
+  const { bytes, registers, THREADS } = tile;
+  const most = Math.min(limits.maxComputeInvocationsPerWorkgroup, limits.maxComputeWorkgroupSizeX);
+  if (THREADS > most) return `${THREADS} threads, the device allows ${most}`;
+  if (bytes > limits.maxComputeWorkgroupStorageSize) {
+    return `${bytes} bytes of workgroup memory, the device allows ${limits.maxComputeWorkgroupStorageSize}`;
+  }
+  if (registers > mostRegisters) return `${registers} registers a thread, at most ${mostRegisters}`;
+  return undefined;
+}
+
+/** The shape with the fewest loads per product, padding counted. */
+function sumShape(columns4: number, left: number, threads: number): SumShape {
+  let best: { shape: SumShape; loads: number } | undefined;
+  for (let columnGroups = 4; columnGroups <= threads; columnGroups *= 2) {
+    const rowGroups = threads / columnGroups;
+    const rows = left / rowGroups;
+    if (!Number.isInteger(rows)) continue;
+    const columns = Math.ceil(columns4 / columnGroups);
+    const loads = (rows + 4 * columns + rows * columns * 4) * threads;
+    if (best && best.loads <= loads) continue;
+    best = { shape: { rows, rowGroups, columns, columnGroups, rowLength: columns * columnGroups }, loads };
+  }
+  if (!best) throw new Error(`no way to spread ${columns4} columns over ${threads} threads`);
+  return best.shape;
+}
+
+/**
+ * Cycles, roughly: multiply-adds and loads of a thread for a tile of RIGHT rows, and its barriers, times the tiles
+ * that a multiprocessor works off one after the other.
+ */
+function costOf(tile: Tile, { products, sums, left, right, problems }: TileWork): number {
+  const { LEFT, RIGHT, THREADS, CHUNK, rows, bytes } = tile;
+  const slices = products.reduce((sum, columns) => sum + Math.ceil(columns / SLICE), 0);
+  const productCycles = slices * SLICE * (16 * rows + 2 * (rows + 4));
+  const chunks = (RIGHT / CHUNK) * sums.length;
+  const sumCycles = tile.sums.reduce(
+    (sum, { rows: r, columns }) => sum + (RIGHT / 4) * (16 * r * columns + 2 * (r + 4 * columns)),
+    0,
+  );
+  const staged =
+    (slices * (LEFT + RIGHT) * SLICE + tile.sums.reduce((sum, { rowLength }) => sum + RIGHT * rowLength, 0)) /
+    THREADS;
+  const tileCycles = productCycles + sumCycles + 8 * staged + 60 * (2 * slices + 2 * chunks + 3);
+  const tiles = Math.ceil(left / LEFT) * problems * Math.ceil(right / RIGHT);
+  // a multiprocessor keeps four warps busy, and hides waits with what else fits into its 48 KB
+  const warps = THREADS / 32;
+  const resident = Math.max(1, Math.min(Math.floor(49152 / bytes), 8));
+  const busy = Math.max(warps / 4, 1) * (1 + 1.5 / (resident * warps));
+  const parallel = Math.min(Math.ceil(left / LEFT) * problems, 132);
+  return (tiles * tileCycles * busy) / parallel;
+}
+
+function roundUp16(bytes: number): number {
+  return Math.ceil(bytes / 16) * 16;
+}
