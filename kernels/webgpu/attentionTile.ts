@@ -30,6 +30,14 @@ fn uniform_lengths(tid: u32, lengths: vec2u) -> vec2u {
   return workgroupUniformLoad(&shared_lengths);
 }`;
 
+/** The keys that a workgroup of a split walks over: whole tiles of RIGHT, so that no two splits share one. */
+export const keysToWalk = `
+fn keys_to_walk(tile: Tile, first_row: u32, split: u32) -> vec2u {
+  let seen = keys_of_rows(tile, first_row, LEFT);
+  let split_size = (tile.kv_length + RIGHT * u.splits - 1u) / (RIGHT * u.splits) * RIGHT;
+  return vec2u(max(seen.x / RIGHT * RIGHT, split * split_size), min(seen.y, (split + 1u) * split_size));
+}`;
+
 /** Where this thread's products are: rows left_row…, right rows right_group·4…. */
 export function placeProducts({ RIGHT }: Tile): string {
   return `

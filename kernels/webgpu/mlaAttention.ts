@@ -15,6 +15,7 @@ import {
   declareSums,
   declareTile,
   forSumRows,
+  keysToWalk,
   multiplyRows,
   placeProducts,
   placeSums,
@@ -89,19 +90,13 @@ ${declareRows(bindings, rows, widthOf(record))}
 ${declareLengths(bindings)}
 ${operandColumns(record)}
 ${uniformLengths}
+${keysToWalk}
 
 // a score that no key can have, and what a row starts from
 const HIDDEN = -1e30;
 
-// The keys of this split, whole tiles of them.
-fn keys_of_split(tile: Tile, split: u32) -> vec2u {
-  let tiles = (tile.kv_length + RIGHT * u.splits - 1u) / (RIGHT * u.splits);
-  return vec2u(split, split + 1u) * (tiles * RIGHT);
-}
-
 fn hide(tile: Tile, m: u32, j: u32, scores: vec4f) -> vec4f {
-  let seen = vec4<bool>(sees(tile, m, j), sees(tile, m, j + 1u), sees(tile, m, j + 2u), sees(tile, m, j + 3u));
-  return select(vec4f(HIDDEN), scores, seen);
+  return select(vec4f(HIDDEN), scores, sees_four_keys(tile, m, j));
 }
 
 @compute @workgroup_size(THREADS)
@@ -111,9 +106,7 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) ti
   let lengths = uniform_lengths(tid, vec2u(q_lengths_of(batch, u.sq), kv_lengths_of(batch, u.skv)));
   let tile = Tile(batch, group.y, lengths.x, lengths.y);
   let first_row = (u.tiles - 1u - group.x) * LEFT;
-  let seen = keys_of_rows(tile, first_row, LEFT);
-  let mine = keys_of_split(tile, split);
-  let key_end = min(seen.y, mine.y);
+  let keys = keys_to_walk(tile, first_row, split);
 
   ${placeProducts(tile)}
   ${placeSums('out', sums)}
@@ -124,7 +117,7 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) ti
   var row_max = HIDDEN;
   var row_sum = 0.0;
 
-  for (var key = max(seen.x, mine.x); key < key_end; key += RIGHT) {
+  for (var key = keys.x; key < keys.y; key += RIGHT) {
     // F1
     ${declare('s', tile.rows)}
     ${multiplyRows('s', tile, QK4, 'q_column(tile, first_row + row, slice + c)', 'k_column(tile, key + row, slice + c)')}

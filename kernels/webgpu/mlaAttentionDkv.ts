@@ -88,8 +88,7 @@ ${!isDecode && record.DR > 0 ? ropeShare : ''}
 fn probabilities(tile: Tile, m: u32, j: u32, is_all_seen: bool, scores: vec4f, lse: vec4f) -> vec4f {
   let p = exp(scores * u.scale - lse);
   if (is_all_seen) { return p; }
-  let seen = vec4<bool>(sees(tile, m, j), sees(tile, m + 1u, j), sees(tile, m + 2u, j), sees(tile, m + 3u, j));
-  return select(vec4f(0.0), p, seen);
+  return select(vec4f(0.0), p, four_rows_see(tile, m, j));
 }
 
 @compute @workgroup_size(THREADS)

@@ -13,6 +13,7 @@ import {
   declareSums,
   declareTile,
   forSumRows,
+  keysToWalk,
   multiplyRows,
   placeProducts,
   placeSums,
@@ -73,20 +74,14 @@ ${declareRows(bindings, rows, widthOf(record))}
 ${operandColumns(record)}
 ${readStats(stats, 'read')}
 ${uniformLengths}
+${keysToWalk}
 ${dOutColumn}
-
-// The keys of this split, whole tiles of them.
-fn keys_of_split(tile: Tile, split: u32) -> vec2u {
-  let tiles = (tile.kv_length + RIGHT * u.splits - 1u) / (RIGHT * u.splits);
-  return vec2u(split, split + 1u) * (tiles * RIGHT);
-}
 
 // exp(scores − lse), 0 where the row does not see the key
 fn probabilities(tile: Tile, m: u32, j: u32, is_all_seen: bool, scores: vec4f, lse: f32) -> vec4f {
   let p = exp(scores * u.scale - lse);
   if (is_all_seen) { return p; }
-  let seen = vec4<bool>(sees(tile, m, j), sees(tile, m, j + 1u), sees(tile, m, j + 2u), sees(tile, m, j + 3u));
-  return select(vec4f(0.0), p, seen);
+  return select(vec4f(0.0), p, sees_four_keys(tile, m, j));
 }
 
 @compute @workgroup_size(THREADS)
@@ -96,16 +91,14 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) ti
   let lengths = uniform_lengths(tid, lengths_of(batch));
   let tile = Tile(batch, group.y, lengths.x, lengths.y);
   let first_row = (u.tiles - 1u - group.x) * LEFT;
-  let seen = keys_of_rows(tile, first_row, LEFT);
-  let mine = keys_of_split(tile, split);
-  let key_end = min(seen.y, mine.y);
+  let keys = keys_to_walk(tile, first_row, split);
 
   ${placeProducts(tile)}
   ${placeSums('dq', sums)}
   ${declareSums('dq', sums)}
   for (var row = tid; row < LEFT; row += THREADS) { rows_stats[row] = row_stats(tile, first_row + row); }
 
-  for (var key = max(seen.x, mine.x); key < key_end; key += RIGHT) {
+  for (var key = keys.x; key < keys.y; key += RIGHT) {
     // F1, B2
     ${declare('s', tile.rows)}
     ${multiplyRows('s', tile, QK4, 'q_column(tile, first_row + row, slice + c)', 'k_column(tile, key + row, slice + c)')}

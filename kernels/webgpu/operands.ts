@@ -181,6 +181,14 @@ fn sees(tile: Tile, m: u32, j: u32) -> bool {
   return i < tile.q_length && i32(j) >= band_lo(tile, i) && i32(j) < band_hi(tile, i);
 }
 
+fn sees_four_keys(tile: Tile, m: u32, j: u32) -> vec4<bool> {
+  return vec4<bool>(sees(tile, m, j), sees(tile, m, j + 1u), sees(tile, m, j + 2u), sees(tile, m, j + 3u));
+}
+
+fn four_rows_see(tile: Tile, m: u32, j: u32) -> vec4<bool> {
+  return vec4<bool>(sees(tile, m, j), sees(tile, m + 1u, j), sees(tile, m + 2u, j), sees(tile, m + 3u, j));
+}
+
 // Whether each of the rows from m on sees each of the keys from j on.
 fn all_see(tile: Tile, m: u32, rows: u32, j: u32, keys: u32) -> bool {
   return m + rows <= tile.q_length * GROUP

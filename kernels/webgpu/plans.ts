@@ -6,7 +6,7 @@ import * as names from '../../src/core/names.js';
 import type { KernelName } from '../../src/core/names.js';
 import type { MlaProblem } from '../../src/core/problem.js';
 import type { PassedOver, Plan, Planner } from '../../src/core/register.js';
-import { mergeBindings, mergeSplitsWgsl } from './mergeSplits.js';
+import { mergeBindings, mergeSplitsWgsl, mostSplits } from './mergeSplits.js';
 import { forwardBindings, forwardConstants, forwardWork, mlaAttentionWgsl } from './mlaAttention.js';
 import { dkvBindings, dkvWork, mlaAttentionDkvWgsl } from './mlaAttentionDkv.js';
 import { dqBindings, dqWork, mlaAttentionDqWgsl } from './mlaAttentionDq.js';
@@ -73,8 +73,8 @@ function planTiles(
 ): KernelPlan {
   const { tile, passedOver } = tileFor(kernel, workOf(problem, 1), limits);
   const groups = tilesOf(problem, tile) * problem.hkv * problem.b;
-  const mostSplits = Math.ceil(problem.skv / tile.RIGHT);
-  const splits = Math.max(1, Math.min(Math.ceil(enoughGroups / Math.max(groups, 1)), mostSplits));
+  const wanted = Math.ceil(enoughGroups / Math.max(groups, 1));
+  const splits = Math.max(1, Math.min(wanted, Math.ceil(problem.skv / tile.RIGHT), mostSplits));
   return { tile, splits, passedOver, main: tileShader(kernel, record, tile, bindings, () => wgsl(tile)) };
 }
 

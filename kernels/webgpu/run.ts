@@ -11,6 +11,7 @@ import type {
 } from '../../src/core/kernelInputs.js';
 import type { KernelName } from '../../src/core/names.js';
 import type { MlaProblem } from '../../src/core/problem.js';
+import { mergeGrid } from './mergeSplits.js';
 import { copyGroups, copyUniforms } from './mlaCacheAppend.js';
 import { deltaGroups } from './mlaDelta.js';
 import { packGroups, statsSize } from './packStats.js';
@@ -91,7 +92,7 @@ export function runForward(
   withScratch(backend, [splits * rows * dv, splits * rows], (outParts, lseParts) => {
     run(backend, main, { ...tensors, out: outParts, lse: lseParts }, uniforms, grid);
     const parts = { out_parts: outParts, lse_parts: lseParts, out, lse };
-    run(backend, mergeShader(problem), parts, uniforms, flatGrid(rows));
+    run(backend, mergeShader(problem), parts, uniforms, mergeGrid(rows, dv));
   });
   return [out, lse];
 }

@@ -1,0 +1,38 @@
+export interface AttentionShape {
+  b: number;
+  h: number;
+  s: number;
+  dqk: number;
+  dv: number;
+}
+
+export interface DecodeShape {
+  b: number;
+  h: number;
+  s: number;
+  r: number;
+  rr: number;
+}
+
+export type ShapeSet = 'paper' | 'small' | 'long';
+
+const attention = (b: number, h: number, s: number): AttentionShape => ({ b, h, s, dqk: 192, dv: 128 });
+const decode = (b: number, h: number, s: number): DecodeShape => ({ b, h, s, r: 512, rr: 64 });
+
+/** 'paper': TransformerEngine #2950's shapes; 'small': what a CPU does in seconds; 'long': where O(s²) is out of reach. */
+export const attentionShapes: Record<ShapeSet, AttentionShape[]> = {
+  paper: [attention(2, 8, 512), attention(1, 16, 1024), attention(1, 16, 2048), attention(1, 16, 4096)],
+  small: [attention(1, 4, 64), attention(1, 4, 256)],
+  long: [attention(1, 16, 32768)],
+};
+
+export const decodeShapes: Record<ShapeSet, DecodeShape[]> = {
+  paper: [decode(1, 16, 2048), decode(1, 128, 4096), decode(8, 128, 4096), decode(1, 128, 32768)],
+  small: [decode(1, 4, 128), decode(1, 16, 512)],
+  long: [decode(1, 16, 32768)],
+};
+
+export function nameOf(shape: AttentionShape | DecodeShape): string {
+  const sizes = 'dqk' in shape ? `${shape.dqk}/${shape.dv}` : `${shape.r}+${shape.rr}`;
+  return `B${shape.b} H${shape.h} S${shape.s} ${sizes}`;
+}
