@@ -23,7 +23,7 @@ export interface OperandConstants {
 
 export function operandConstants({ op, hq, hkv, dn, dr, dv }: MlaProblem): OperandConstants {
   return {
-    GROUP: hkv === 0 ? 1 : hq / hkv,
+    GROUP: hkv === 0 ? 1 : Math.max(hq / hkv, 1),
     DN: dn,
     DR: dr,
     DV: dv,

@@ -1,5 +1,6 @@
 /** What each kernel dispatches, step by step. */
 import type { WebGPUBackend } from '@tensorflow/tfjs-backend-webgpu';
+import { Multiply, getKernel } from '@tensorflow/tfjs-core';
 import type { TensorInfo } from '@tensorflow/tfjs-core';
 import { shapeOf } from '../../src/core/layout.js';
 import type {
@@ -17,6 +18,7 @@ import { deltaGroups } from './mlaDelta.js';
 import { packGroups, statsSize } from './packStats.js';
 import { dispatch } from './pipeline.js';
 import {
+  backendName,
   checkDevicePrecision,
   copyShader,
   deltaShader,
@@ -44,7 +46,24 @@ function run(
   grid: Grid,
 ): void {
   const bound = shader.bindings.map(({ name }) => tensors[name]);
-  dispatch(backend, shader, bound, uniforms, grid);
+  const floats = bound.map((info) => (isAliasedCast(backend, info) ? materialise(backend, info) : info));
+  dispatch(backend, shader, floats, uniforms, grid);
+  floats.forEach(({ dataId }, index) => {
+    if (dataId !== bound[index].dataId) backend.disposeData(dataId);
+  });
+}
+
+/** tfjs's cast from int32 to float32 changes the label only: the buffer still holds integers. */
+function isAliasedCast(backend: WebGPUBackend, { dataId, dtype }: TensorInfo): boolean {
+  return dtype === 'float32' && backend.tensorMap.get(dataId).dtype !== 'float32';
+}
+
+function materialise(backend: WebGPUBackend, info: TensorInfo): TensorInfo {
+  const one = backend.makeTensorInfo([], 'float32', new Float32Array([1]));
+  const multiply = getKernel(Multiply, backendName).kernelFunc;
+  const product = multiply({ inputs: { a: info, b: one }, backend, attrs: {} }) as TensorInfo;
+  backend.disposeData(one.dataId);
+  return product;
 }
 
 /** Scratch lives until the dispatches that use it are submitted; the backend sees to that. */

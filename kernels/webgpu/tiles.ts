@@ -70,6 +70,7 @@ const candidates: Candidate[] = [
   { LEFT: 32, RIGHT: 32, THREADS: 64, CHUNK: 8 },
   { LEFT: 16, RIGHT: 64, THREADS: 256, CHUNK: 8 },
   { LEFT: 16, RIGHT: 64, THREADS: 128, CHUNK: 4 },
+  { LEFT: 16, RIGHT: 32, THREADS: 128, CHUNK: 4 },
   { LEFT: 16, RIGHT: 32, THREADS: 64, CHUNK: 4 },
   { LEFT: 16, RIGHT: 16, THREADS: 64, CHUNK: 4 },
 ];

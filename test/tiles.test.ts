@@ -1,0 +1,141 @@
+/** Tiles: the byte formula, the bindings, and every candidate's WGSL through Dawn's compiler. */
+import { forwardConstants, forwardWork, mlaAttentionWgsl } from '../kernels/webgpu/mlaAttention.js';
+import { dkvWork, mlaAttentionDkvWgsl } from '../kernels/webgpu/mlaAttentionDkv.js';
+import { dqWork, mlaAttentionDqWgsl } from '../kernels/webgpu/mlaAttentionDq.js';
+import { operandConstants } from '../kernels/webgpu/operands.js';
+import { copyShader, deltaShader, mergeShader, packShader, sumShader } from '../kernels/webgpu/plans.js';
+import { allTiles, chooseTile, nameOf } from '../kernels/webgpu/tiles.js';
+import type { Tile, TileWork } from '../kernels/webgpu/tiles.js';
+import { openNullDawn } from '../src/device/node.js';
+import type { MlaProblem } from '../src/core/problem.js';
+import { attentionCases, decodeCases } from './cases.js';
+import { expectEqual, expectTrue } from './support/expect.js';
+import { problemOf } from './support/inputs.js';
+
+const portable = {
+  maxComputeWorkgroupStorageSize: 16384,
+  maxComputeInvocationsPerWorkgroup: 256,
+  maxComputeWorkgroupSizeX: 256,
+};
+const stockBindings = 8;
+
+interface TileKernel {
+  name: string;
+  work(problem: MlaProblem): TileWork;
+  wgsl(problem: MlaProblem, tile: Tile): string;
+}
+
+const kernels: TileKernel[] = [
+  {
+    name: 'forward',
+    work: (problem) => forwardWork(problem, 1),
+    wgsl: (problem, tile) => mlaAttentionWgsl(forwardConstants(problem), tile),
+  },
+  {
+    name: 'Dq',
+    work: (problem) => dqWork(problem, 1),
+    wgsl: (problem, tile) => mlaAttentionDqWgsl(operandConstants(problem), tile),
+  },
+  {
+    name: 'Dkv',
+    work: dkvWork,
+    wgsl: (problem, tile) => mlaAttentionDkvWgsl(operandConstants(problem), tile),
+  },
+];
+
+/** Each sort of shader once: vec4 and scalar rows, rope inside, apart and absent, lengths and groups, decode. */
+const names = [
+  'deepseek',
+  'deepseek, rope apart',
+  'odd columns',
+  'grouped heads 8 on 2',
+  'padded batch',
+  'wide',
+];
+const cases = [...attentionCases.filter(({ name }) => names.includes(name)), ...decodeCases];
+const problems = cases.map((c) => ({ name: `${c.op} ${c.name}`, problem: problemOf(c) }));
+
+/** Workgroup memory as the shader declares it; each variable starts on 16 bytes. */
+function declaredBytes(wgsl: string): number {
+  const constants = new Map(
+    [...wgsl.matchAll(/const (\w+) = (\d+)u;/g)].map(([, name, value]) => [name, Number(value)]),
+  );
+  const sizes: Record<string, number> = { f32: 4, vec2u: 8, vec2f: 8, vec4f: 16 };
+  return [...wgsl.matchAll(/var<workgroup> \w+: (?:array<(\w+), (\w+)>|(\w+));/g)]
+    .map(([, element, count, single]) => {
+      const bytes = single
+        ? sizes[single]
+        : sizes[element] * (Number(count) || (constants.get(count) ?? NaN));
+      return Math.ceil(bytes / 16) * 16;
+    })
+    .reduce((sum, bytes) => sum + bytes, 0);
+}
+
+describe('tiles', () => {
+  for (const { name, work, wgsl } of kernels) {
+    it(`${name}: the byte formula is what the shader declares`, () => {
+      for (const { name: caseName, problem } of problems) {
+        for (const tile of allTiles(work(problem))) {
+          expectEqual(declaredBytes(wgsl(problem, tile)), tile.bytes, `${caseName}, ${nameOf(tile)}`);
+        }
+      }
+    });
+
+    it(`${name}: some tile fits 16 KiB and 256 threads, whatever the problem`, () => {
+      for (const { problem } of problems) {
+        const { tile, passedOver } = chooseTile(work(problem), portable);
+        expectTrue(tile.bytes <= portable.maxComputeWorkgroupStorageSize, nameOf(tile));
+        expectTrue(passedOver.length > 0, 'nothing passed over');
+      }
+    });
+
+    it(`${name}: every candidate compiles`, async function () {
+      this.timeout(300_000);
+      const device = await (await openNullDawn()).requestDevice();
+      for (const { name: caseName, problem } of problems) {
+        for (const tile of allTiles(work(problem))) {
+          await expectToCompile(device, wgsl(problem, tile), `${caseName}, ${nameOf(tile)}`);
+        }
+      }
+      device.destroy();
+    });
+  }
+
+  it('says of each candidate why it was passed over, and throws when none fits', () => {
+    const [{ problem }] = problems;
+    const { tile, passedOver } = chooseTile(forwardWork(problem, 1), portable);
+    const reasons = passedOver.map(({ reason }) => reason);
+    const isSaid = reasons.every((reason) => /bytes of workgroup memory|registers|cost|threads/.test(reason));
+    expectTrue(isSaid, reasons.join('; '));
+    expectTrue(!passedOver.some(({ candidate }) => candidate === nameOf(tile)), 'chosen and passed over');
+    let message = '';
+    try {
+      chooseTile(forwardWork(problem, 1), { ...portable, maxComputeWorkgroupStorageSize: 1024 });
+    } catch (error) {
+      ({ message } = error as Error);
+    }
+    expectTrue(message.startsWith('no tile fits this device (LEFT=64'), message);
+  });
+
+  it('no shader has more bindings than a stock device', () => {
+    for (const { problem } of problems) {
+      const [tile] = allTiles(forwardWork(problem, 1));
+      const tiled = kernels.map(({ work, wgsl }) => wgsl(problem, allTiles(work(problem))[0] ?? tile));
+      const others = [mergeShader(problem), packShader(problem), deltaShader(problem), sumShader, copyShader];
+      for (const wgsl of [...tiled, ...others.map((shader) => shader.wgsl())]) {
+        const storage = [...wgsl.matchAll(/var<storage/g)].length;
+        expectTrue(storage <= stockBindings, `${storage} storage buffers`);
+      }
+    }
+  });
+});
+
+async function expectToCompile(device: GPUDevice, code: string, name: string): Promise<void> {
+  device.pushErrorScope('validation');
+  const module = device.createShaderModule({ code });
+  const [error, { messages }] = await Promise.all([device.popErrorScope(), module.getCompilationInfo()]);
+  const errors = messages
+    .filter(({ type }) => type === 'error')
+    .map(({ lineNum, message }) => `${lineNum}: ${message}`);
+  if (error || errors.length > 0) throw new Error(`${name}: ${errors.join('; ') || error?.message}`);
+}
