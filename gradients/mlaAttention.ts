@@ -1,5 +1,5 @@
 import { engine } from '@tensorflow/tfjs-core';
-import type { GradConfig, NamedAttrMap, Tensor } from '@tensorflow/tfjs-core';
+import type { GradConfig, Tensor } from '@tensorflow/tfjs-core';
 import { MLAAttention, MLAAttentionDkv, MLAAttentionDq } from '../src/core/names.js';
 import type { MlaProblem } from '../src/core/problem.js';
 import { runDelta } from './delta.js';
@@ -15,12 +15,8 @@ export const mlaAttentionGradient: GradConfig = {
     const problem = attrs as unknown as MlaProblem;
     const delta = runDelta(out, dOut, dLse, problem);
     const inputs = { q, k, v, kRope, qLengths, kvLengths, dOut, lse, delta };
-    const dQ = engine().runKernel(MLAAttentionDq, inputs, attrs as NamedAttrMap) as Tensor;
-    const [dK, dV, dKRope] = engine().runKernel(
-      MLAAttentionDkv,
-      inputs,
-      attrs as NamedAttrMap,
-    ) as unknown as Tensor[];
+    const dQ = engine().runKernel<Tensor>(MLAAttentionDq, inputs, attrs);
+    const [dK, dV, dKRope] = engine().runKernel(MLAAttentionDkv, inputs, attrs) as unknown as Tensor[];
     return { q: () => dQ, k: () => dK, v: () => dV, kRope: () => dKRope };
   },
 };

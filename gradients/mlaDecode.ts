@@ -1,5 +1,5 @@
 import { engine } from '@tensorflow/tfjs-core';
-import type { GradConfig, NamedAttrMap, Tensor } from '@tensorflow/tfjs-core';
+import type { GradConfig, Tensor } from '@tensorflow/tfjs-core';
 import { MLADecode, MLADecodeDkv, MLADecodeDq } from '../src/core/names.js';
 import type { MlaProblem } from '../src/core/problem.js';
 import { runDelta } from './delta.js';
@@ -15,7 +15,7 @@ export const mlaDecodeGradient: GradConfig = {
     const delta = runDelta(out, dOut, dLse, attrs as unknown as MlaProblem);
     const inputs = { qLatent, qRope, cKv, kRope, kvLengths, dOut, lse, delta };
     const run = (kernel: string): Tensor[] =>
-      engine().runKernel(kernel, inputs, attrs as NamedAttrMap) as unknown as Tensor[];
+      engine().runKernel(kernel, inputs, attrs) as unknown as Tensor[];
     const [dQLatent, dQRope] = run(MLADecodeDq);
     const [dCkv, dKRope] = run(MLADecodeDkv);
     return { qLatent: () => dQLatent, qRope: () => dQRope, cKv: () => dCkv, kRope: () => dKRope };

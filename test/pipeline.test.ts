@@ -73,12 +73,12 @@ describe('WebGPU pipeline', () => {
         return y;
       });
       const expected = await x.array().then((values) =>
-        (values as number[]).map((value) => {
+        values.map((value) => {
           for (let n = 0; n < 20; n++) value = (value + 1) / 2;
           return value;
         }),
       );
-      expectEqual((await result.array()) as number[], expected.map(Math.fround));
+      expectEqual(await result.array(), expected.map(Math.fround));
       tf.dispose([x, result]);
     });
 
@@ -105,7 +105,7 @@ describe('WebGPU pipeline', () => {
       );
       const { kernelMs } = await tf.time(() => mlaAttention(...inputs).dispose());
       const isTimed = backendOf().device.features.has('timestamp-query');
-      expectTrue(!isTimed || (kernelMs as number) > 0, `kernelMs is ${String(kernelMs)}`);
+      expectTrue(!isTimed || Number(kernelMs) > 0, 'kernelMs is not above 0');
       tf.dispose([...inputs]);
     });
 
@@ -135,7 +135,7 @@ describe('WebGPU pipeline', () => {
     it('has no new pipelines for other lengths', () => {
       const attend = (sq: number, skv: number): void => {
         tf.tidy(() => {
-          const make = (s: number, d: number): tf.Tensor4D => tf.randomNormal([1, s, 2, d]) as tf.Tensor4D;
+          const make = (s: number, d: number): tf.Tensor4D => tf.randomNormal<tf.Rank.R4>([1, s, 2, d]);
           mlaAttention(make(sq, 8), make(skv, 8), make(skv, 4), { kvLengths: [skv - 1], causal: true });
         });
       };

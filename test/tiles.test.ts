@@ -21,8 +21,8 @@ const stockBindings = 8;
 
 interface TileKernel {
   name: string;
-  work(problem: MlaProblem): TileWork;
-  wgsl(problem: MlaProblem, tile: Tile): string;
+  work: (problem: MlaProblem) => TileWork;
+  wgsl: (problem: MlaProblem, tile: Tile) => string;
 }
 
 const kernels: TileKernel[] = [

@@ -15,7 +15,7 @@ export interface Shader {
   cacheKey: string;
   /** one entry per binding, in order; a uniform follows behind them */
   access: ('read' | 'write')[];
-  wgsl(): string;
+  wgsl: () => string;
 }
 
 interface Pipeline {
@@ -276,7 +276,7 @@ function beginTimedPass(device: GPUDevice, open: OpenPass): GPUComputePassEncode
   const timestampWrites = { querySet: open.querySet, beginningOfPassWriteIndex: 0, endOfPassWriteIndex: 1 };
   return open.commandEncoder.beginComputePass({
     timestampWrites,
-  } as unknown as GPUComputePassDescriptor);
+  });
 }
 
 function submitAlone(backend: WebGPUBackend, encode: (pass: GPUComputePassEncoder) => void): void {

@@ -66,6 +66,11 @@ function materialise(backend: WebGPUBackend, info: TensorInfo): TensorInfo {
   return product;
 }
 
+/** A tensor for a result. What has no numbers has no buffer, and tfjs reads its empty values instead. */
+function makeOutput(backend: WebGPUBackend, shape: number[]): TensorInfo {
+  return backend.makeTensorInfo(shape, 'float32', shape.includes(0) ? new Float32Array(0) : undefined);
+}
+
 /** Scratch lives until the dispatches that use it are submitted; the backend sees to that. */
 function withScratch<T>(backend: WebGPUBackend, sizes: number[], use: (...scratch: TensorInfo[]) => T): T {
   const scratch = sizes.map((size) => backend.makeTensorInfo([size], 'float32'));
@@ -96,8 +101,8 @@ export function runForward(
   checkDevicePrecision(kernel, problem);
   const { b, hq, hkv, sq, dv, layout } = problem;
   const { tile, splits, main } = planForward(kernel, problem, backend.device.limits);
-  const out = backend.makeTensorInfo(shapeOf({ b, s: sq, h: hq, d: dv }, layout), 'float32');
-  const lse = backend.makeTensorInfo([b, hq, sq], 'float32');
+  const out = makeOutput(backend, shapeOf({ b, s: sq, h: hq, d: dv }, layout));
+  const lse = makeOutput(backend, [b, hq, sq]);
   const rows = b * hq * sq;
   if (rows * dv === 0) return [out, lse];
 
@@ -123,7 +128,7 @@ export function runDelta(
   backend: WebGPUBackend,
 ): TensorInfo {
   const { b, hq, sq } = problem;
-  const delta = backend.makeTensorInfo([b, hq, sq], 'float32');
+  const delta = makeOutput(backend, [b, hq, sq]);
   const tensors = { out, d_out: dOut, d_lse: dLse, delta };
   const uniforms = packUniforms(problem, { tiles: 0, splits: 1 });
   run(backend, deltaShader(problem), tensors, uniforms, flatGrid(deltaGroups(b * hq * sq)));
@@ -158,7 +163,7 @@ export function runDq(
     'qLatent' in inputs ? { d_q: inputs.qLatent, d_q_rope: inputs.qRope } : { d_q: inputs.q };
   const outputs = Object.entries(targets).map(([name, { shape }]) => ({
     name,
-    info: backend.makeTensorInfo(shape, 'float32'),
+    info: makeOutput(backend, shape),
     size: shape.reduce((size, dim) => size * dim, 1),
   }));
   const results = outputs.map(({ info }) => info);
@@ -197,9 +202,9 @@ export function runAttentionDkv(
   backend: WebGPUBackend,
 ): TensorInfo[] {
   const { b, hkv, skv, dr } = problem;
-  const dK = backend.makeTensorInfo(inputs.k.shape, 'float32');
-  const dV = backend.makeTensorInfo(inputs.v.shape, 'float32');
-  const dKRope = backend.makeTensorInfo(inputs.kRope.shape, 'float32');
+  const dK = makeOutput(backend, inputs.k.shape);
+  const dV = makeOutput(backend, inputs.v.shape);
+  const dKRope = makeOutput(backend, inputs.kRope.shape);
   const share = b * skv * dr;
   const start = statsSize(problem);
   withScratch(backend, [start + hkv * share], (stats) => {
@@ -217,8 +222,8 @@ export function runDecodeDkv(
   inputs: DecodeInputs & BackwardInputs,
   backend: WebGPUBackend,
 ): TensorInfo[] {
-  const dCkv = backend.makeTensorInfo(inputs.cKv.shape, 'float32');
-  const dKRope = backend.makeTensorInfo(inputs.kRope.shape, 'float32');
+  const dCkv = makeOutput(backend, inputs.cKv.shape);
+  const dKRope = makeOutput(backend, inputs.kRope.shape);
   withScratch(backend, [statsSize(problem)], (stats) => {
     pack(backend, problem, inputs, stats);
     walkKeys(kernel, problem, inputs, backend, { stats, d_k: dCkv, d_k_rope: dKRope });

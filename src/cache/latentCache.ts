@@ -1,5 +1,5 @@
 import { engine, fill, keep, tensor2d, tidy } from '@tensorflow/tfjs-core';
-import type { Tensor3D } from '@tensorflow/tfjs-core';
+import type { Rank, Tensor3D } from '@tensorflow/tfjs-core';
 import { fail, shapeText } from '../core/errors.js';
 import { MLACacheAppend } from '../core/names.js';
 import { requireKernel } from '../core/register.js';
@@ -55,8 +55,8 @@ export class LatentCache {
     this.storage = storage;
     this.rows = new Array<number>(batch).fill(0);
     // fill and not zeros: it runs on the backend, and no copy of the whole cache is uploaded
-    this.latents = keep(tidy(() => fill([batch, capacity, latentRank], 0) as Tensor3D));
-    this.ropes = keep(tidy(() => fill([batch, capacity, ropeDim], 0) as Tensor3D));
+    this.latents = keep(tidy(() => fill<Rank.R3>([batch, capacity, latentRank], 0)));
+    this.ropes = keep(tidy(() => fill<Rank.R3>([batch, capacity, ropeDim], 0)));
   }
 
   /** Rows held, per batch entry: what mlaDecode wants as kvLengths. */

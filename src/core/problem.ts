@@ -236,7 +236,7 @@ export function decodeProblem(
     dr: rr,
     dv: r,
     softmaxScale: checkScale(fn, given.softmaxScale),
-    ...maskOf(fn, { causal: true, ...given }, { b, skv }),
+    ...maskOf(fn, { ...given, causal: given.causal ?? true }, { b, skv }),
     hasQLengths: false,
     strides: {
       q: stridesOf({ b, s: sq, h: hq, d: r }, layout),

@@ -3,7 +3,6 @@ import type { Tensor, Tensor3D, Tensor4D, TensorLike } from '@tensorflow/tfjs-co
 import { fail, shapeText } from '../core/errors.js';
 import { MLAAttention } from '../core/names.js';
 import { attentionProblem } from '../core/problem.js';
-import type { Described } from '../core/problem.js';
 import { toTensor } from '../core/tensors.js';
 import { composedAttention } from './composedAttention.js';
 import { mlaAttention } from './mlaAttention.js';
@@ -36,7 +35,7 @@ function dotProductAttention_(
   const kRope = options.kRope === undefined ? undefined : toTensor<Tensor3D>(options.kRope);
   const problem = attentionProblem(fn, inputs, {
     ...attentionOptions,
-    kRope: kRope as Described | undefined,
+    kRope: kRope,
   });
   if (!implementations.includes(implementation)) {
     fail(fn, `implementation must be one of ${implementations.join(', ')}, got ${String(implementation)}`);
@@ -76,7 +75,7 @@ function dotProductAttention_(
  *
  * Source: Vaswani et al., arXiv:1706.03762, section 3.2.1.
  */
-export const dotProductAttention = op({ dotProductAttention_ }) as unknown as typeof dotProductAttention_;
+export const dotProductAttention = op({ dotProductAttention_ });
 
 function missingFeatures(extras: { mask?: Tensor; bias?: Tensor; dropout: number }): string[] {
   const missing: string[] = [];

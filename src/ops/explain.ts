@@ -1,4 +1,4 @@
-import { kernelNames, MLAAttention, MLADecode } from '../core/names.js';
+import { kernelNames, MLAAttention, MLADecode, MLADelta } from '../core/names.js';
 import type { KernelName } from '../core/names.js';
 import { fail } from '../core/errors.js';
 import { attentionProblem, decodeProblem } from '../core/problem.js';
@@ -29,9 +29,8 @@ export type Call =
 
 /** The kernels of a call's op: the forward first, then its gradient's. */
 export function kernelsOf(op: Call['op']): KernelName[] {
-  const ofDecode = (name: KernelName): boolean => name.startsWith(MLADecode);
-  const ofAttention = (name: KernelName): boolean => name.startsWith(MLAAttention);
-  return kernelNames.filter((name) => (op === 'mlaDecode' ? ofDecode(name) : ofAttention(name)));
+  const forward = op === 'mlaDecode' ? MLADecode : MLAAttention;
+  return kernelNames.filter((name) => name.startsWith(forward) || name === MLADelta);
 }
 
 /**

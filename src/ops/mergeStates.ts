@@ -43,10 +43,7 @@ function mergeStates_(
  *
  * Source: FlashInfer, arXiv:2501.01005, section 2.2 (attention composition).
  */
-export const mergeStates = op({ mergeStates_ }) as unknown as (
-  states: AttentionState[],
-  options?: { layout?: Layout },
-) => AttentionState;
+export const mergeStates = op({ mergeStates_ });
 
 function checkStates(states: AttentionState[], layout: Layout): void {
   const fn = 'mergeStates';

@@ -2,7 +2,7 @@ import { engine, op } from '@tensorflow/tfjs-core';
 import type { Tensor1D, Tensor3D, Tensor4D, TensorLike } from '@tensorflow/tfjs-core';
 import { MLAAttention } from '../core/names.js';
 import { attentionProblem } from '../core/problem.js';
-import type { AttentionOptions, Described } from '../core/problem.js';
+import type { AttentionOptions } from '../core/problem.js';
 import { requireKernel } from '../core/register.js';
 import { absent, lengthsTensor, toTensor } from '../core/tensors.js';
 
@@ -32,7 +32,7 @@ function mlaAttention_(
   const fn = 'mlaAttention';
   const inputs = { q: toTensor<Tensor4D>(q), k: toTensor<Tensor4D>(k), v: toTensor<Tensor4D>(v) };
   const kRope = options.kRope === undefined ? undefined : toTensor<Tensor3D>(options.kRope);
-  const problem = attentionProblem(fn, inputs, { ...options, kRope: kRope as Described | undefined });
+  const problem = attentionProblem(fn, inputs, { ...options, kRope: kRope });
   requireKernel(fn, MLAAttention);
 
   const [out, lse] = engine().runKernel(

@@ -1,0 +1,78 @@
+/** Which backends this machine offers, in Node and in a page alike; those it lacks are skipped by name. */
+import '@tensorflow/tfjs-backend-cpu';
+import type { WebGPUBackend } from '@tensorflow/tfjs-backend-webgpu';
+import * as tf from '@tensorflow/tfjs-core';
+import { openGpu } from './gpu.js';
+import { watchGpuErrors } from './gpuErrors.js';
+
+export interface DeviceOptions {
+  /** Our own GPUDevice, with every feature and limit of the adapter, in place of the one that tfjs asks for. */
+  readonly own?: boolean;
+}
+
+export interface Device {
+  readonly name: string;
+  readonly backend: 'cpu' | 'webgpu';
+  readonly isSoftware: boolean;
+  setUp(options?: DeviceOptions): Promise<void>;
+}
+
+export interface AbsentDevice {
+  readonly name: string;
+  readonly reason: string;
+}
+
+const gpu = await openGpu();
+// The webgpu backend looks for navigator.gpu while it is imported, hence only now.
+if (gpu.adapter) await import('@tensorflow/tfjs-backend-webgpu');
+const stockWebgpu = tf.findBackendFactory('webgpu');
+tf.env().set('IS_TEST', true); // tfjs then throws when a kernel leaks a buffer
+
+export function availableDevices(): Device[] {
+  const cpu: Device = { name: 'cpu', backend: 'cpu', isSoftware: true, setUp: setUpCpu };
+  if (!gpu.adapter) return [cpu];
+  const { name, isSoftware } = gpu.adapter;
+  return [cpu, { name: `webgpu (${name})`, backend: 'webgpu', isSoftware, setUp: setUpWebgpu }];
+}
+
+export function absentDevices(): AbsentDevice[] {
+  return gpu.adapter ? [] : [{ name: 'webgpu', reason: gpu.reason }];
+}
+
+/** One `describe` per device, set up; for each absent one a skipped test that names it. */
+export function onEachDevice(define: (device: Device) => void, options?: DeviceOptions): void {
+  for (const device of availableDevices()) {
+    describe(device.name, () => {
+      before(() => device.setUp(options));
+      define(device);
+    });
+  }
+  for (const { name, reason } of absentDevices()) it.skip(`${name}: ${reason}`);
+}
+
+async function setUpCpu(): Promise<void> {
+  await setBackend('cpu');
+}
+
+async function setUpWebgpu({ own = false }: DeviceOptions = {}): Promise<void> {
+  const isOwn = tf.findBackendFactory('webgpu') !== stockWebgpu;
+  if (own && !isOwn) await installOwnDevice();
+  if (!own && isOwn) restoreStockDevice();
+  await setBackend('webgpu');
+  tf.env().set('WEBGPU_CPU_FORWARD', false); // else tfjs computes small tensors on the CPU
+  watchGpuErrors((tf.backend() as WebGPUBackend).device);
+}
+
+async function installOwnDevice(): Promise<void> {
+  const { installDevice } = await import('../../src/device/installDevice.js');
+  await installDevice();
+}
+
+function restoreStockDevice(): void {
+  tf.removeBackend('webgpu');
+  tf.registerBackend('webgpu', stockWebgpu, 3);
+}
+
+async function setBackend(name: string): Promise<void> {
+  if (!(await tf.setBackend(name))) throw new Error(`setUp: tfjs could not initialise its backend ${name}`);
+}

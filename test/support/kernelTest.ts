@@ -1,0 +1,70 @@
+/** The life of every kernel's test file: all cases on all devices against the reference. */
+import * as tf from '@tensorflow/tfjs-core';
+import '../../src/index.js';
+import '../../src/webgpu.js';
+import { attentionCases, decodeCases } from '../cases.js';
+import type { Case } from '../cases.js';
+import { answersOf, signatures } from './answers.js';
+import type { ComparedKernel } from './answers.js';
+import { expectClose, expectSameBits, forwardBounds, gradientBounds } from './compare.js';
+import { onEachDevice } from './devices.js';
+import { expectEqual } from './expect.js';
+import { itForEach, poisoned, poisonPool, read, toTensor, toView } from './onDevice.js';
+import type { Data } from './inputs.js';
+
+function casesOf(kernel: ComparedKernel): Case[] {
+  const ofAttention: Case[] = kernel.startsWith('MLADecode') ? [] : attentionCases;
+  return [...ofAttention, ...(kernel.startsWith('MLAAttention') ? [] : decodeCases)];
+}
+
+/** Defines the tests of one kernel. */
+export function testKernel(kernel: ComparedKernel): void {
+  describe(kernel, () => {
+    onEachDevice((device) => {
+      const cases = casesOf(kernel);
+      itForEach(cases, device, (c) => compareWithReference(kernel, c, toTensor));
+
+      const [withViews] = cases.filter(({ name }) => name === 'odd columns');
+      it(`reads views: ${withViews.name}`, () => compareWithReference(kernel, withViews, toView));
+    });
+  });
+}
+
+/**
+ * One kernel on one case. Traps: NaN past the lengths, NaN in recycled buffers, sentinels in buffers of the outputs'
+ * sizes that belong to others, inputs that must stay as they are, and nothing left behind.
+ */
+async function compareWithReference(
+  kernel: ComparedKernel,
+  c: Case,
+  makeTensor: (data: Data, index: number) => tf.Tensor,
+): Promise<void> {
+  const { problem, tensors } = answersOf(c);
+  const { inputs: inputNames, outputs: outputNames } = signatures[kernel];
+  const bounds = outputNames[0] === 'out' ? forwardBounds : gradientBounds;
+  // MLADelta takes no lengths: it reads all rows
+  const given = kernel === 'MLADelta' ? tensors : poisoned(c, tensors);
+  const before = tf.memory().numTensors;
+
+  const shapes = outputNames.map((name) => tensors[name].shape);
+  await poisonPool([...shapes, ...shapes]);
+  const sentinels = shapes.map((shape) => tf.fill(shape, 12345));
+  const inputs = inputNames.map((name, index) => makeTensor(given[name], index));
+  const named = Object.fromEntries(inputNames.map((name, index) => [name, inputs[index]]));
+  const result = tf.engine().runKernel(kernel, named, problem) as tf.Tensor | tf.Tensor[];
+  const outputs = [result].flat();
+
+  expectEqual(outputs.length, outputNames.length, 'outputs');
+  for (const [index, name] of outputNames.entries()) {
+    expectClose(name, await read(outputs[index]), tensors[name], bounds);
+  }
+  for (const [index, name] of inputNames.entries()) {
+    expectSameBits(`${name} afterwards`, await inputs[index].data(), given[name].values);
+  }
+  for (const sentinel of sentinels) {
+    const values = await sentinel.data();
+    expectSameBits('sentinel', values, new Float32Array(values.length).fill(12345));
+  }
+  tf.dispose([...inputs, ...outputs, ...sentinels]);
+  expectEqual(tf.memory().numTensors, before, 'tensors left');
+}
