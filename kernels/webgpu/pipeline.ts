@@ -26,8 +26,8 @@ interface Pipeline {
 interface DeviceState {
   pipelines: Map<string, Pipeline>;
   uniforms: Map<string, GPUBuffer>;
-  /** bound in place of zero-size tensors, which have no buffer */
-  empty: GPUBuffer;
+  /** bound in place of zero-size tensors, which have no buffer; a buffer that is written has no other use */
+  empty: Record<'read' | 'write', GPUBuffer>;
   /** the first thing that went wrong and was not reported yet */
   failure?: string;
   lost?: string;
@@ -44,7 +44,7 @@ function stateOf(device: GPUDevice): DeviceState {
   const state: DeviceState = {
     pipelines: new Map(),
     uniforms: new Map(),
-    empty: device.createBuffer({ size: 256, usage: GPUBufferUsage.STORAGE }),
+    empty: { read: emptyBuffer(device), write: emptyBuffer(device) },
     pending: new Set(),
   };
   states.set(device, state);
@@ -55,6 +55,10 @@ function stateOf(device: GPUDevice): DeviceState {
     state.lost = `the GPU device was lost (${reason ?? 'unknown'}): ${message}`;
   });
   return state;
+}
+
+function emptyBuffer(device: GPUDevice): GPUBuffer {
+  return device.createBuffer({ size: 256, usage: GPUBufferUsage.STORAGE });
 }
 
 function recordFailure(state: DeviceState, message: string): void {
@@ -215,8 +219,10 @@ export function dispatch(
   const { layout, pipeline } = state.pipelines.get(shader.cacheKey) ?? compileNow(device, shader);
   if (env().getBool('WEBGPU_ENGINE_COMPILE_ONLY')) return;
 
-  const buffers = tensors.map(({ dataId, shape }) =>
-    shape.includes(0) ? state.empty : (backend.tensorMap.get(dataId).resource as GPUBuffer),
+  const buffers = tensors.map(({ dataId, shape }, index) =>
+    shape.includes(0)
+      ? state.empty[shader.access[index]]
+      : (backend.tensorMap.get(dataId).resource as GPUBuffer),
   );
   const group = device.createBindGroup({
     layout,
@@ -225,10 +231,10 @@ export function dispatch(
       resource: { buffer },
     })),
   });
-  tensors.forEach(({ dataId }, index) => {
+  tensors.forEach(({ dataId, shape }, index) => {
+    if (shader.access[index] === 'read' || shape.includes(0)) return;
     // what a read has kept on the CPU is out of date
-    if (shader.access[index] === 'write')
-      (backend.tensorMap.get(dataId) as { values: unknown }).values = null;
+    (backend.tensorMap.get(dataId) as { values: unknown }).values = null;
   });
   const encode = (pass: GPUComputePassEncoder): void => {
     pass.setPipeline(pipeline);

@@ -183,8 +183,9 @@ function costOf(tile: Tile, { products, left, right, problems }: TileWork): numb
     0.2 * loads * warps +
     0.25 * staged +
     (48 * barriers * warps) / resident;
-  const groups = Math.ceil(left / LEFT) * problems;
-  return (groups * Math.ceil(right / RIGHT) * tileCycles) / Math.min(Math.max(groups, 1), 132);
+  // what has no rows is still compiled, and small tiles compile faster
+  const groups = Math.max(1, Math.ceil(left / LEFT) * problems);
+  return (groups * Math.max(1, Math.ceil(right / RIGHT)) * tileCycles) / Math.min(groups, 132);
 }
 
 function roundUp16(bytes: number): number {
