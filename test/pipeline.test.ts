@@ -151,7 +151,7 @@ describe('WebGPU pipeline', () => {
       const progress: string[] = [];
       const { numTensors } = tf.memory();
       await warmup([{ op: 'mlaAttention', shapes }], (done, total) => progress.push(`${done}/${total}`));
-      expectEqual(progress, ['1/3', '2/3', '3/3']);
+      expectEqual(progress, ['1/4', '2/4', '3/4', '4/4']);
       expectEqual(tf.memory().numTensors, numTensors);
       const { cacheKey } = explain('mlaAttention', shapes, {}, 'MLAAttentionDkv');
       expectTrue(compiledKeys(backendOf().device).includes(cacheKey), `${cacheKey} is not compiled`);

@@ -28,12 +28,12 @@ interface TileKernel {
 const kernels: TileKernel[] = [
   {
     name: 'forward',
-    work: (problem) => forwardWork(problem, 1),
+    work: forwardWork,
     wgsl: (problem, tile) => mlaAttentionWgsl(forwardConstants(problem), tile),
   },
   {
     name: 'Dq',
-    work: (problem) => dqWork(problem, 1),
+    work: dqWork,
     wgsl: (problem, tile) => mlaAttentionDqWgsl(operandConstants(problem), tile),
   },
   {
@@ -103,14 +103,14 @@ describe('tiles', () => {
 
   it('says of each candidate why it was passed over, and throws when none fits', () => {
     const [{ problem }] = problems;
-    const { tile, passedOver } = chooseTile(forwardWork(problem, 1), portable);
+    const { tile, passedOver } = chooseTile(forwardWork(problem), portable);
     const reasons = passedOver.map(({ reason }) => reason);
     const isSaid = reasons.every((reason) => /bytes of workgroup memory|registers|cost|threads/.test(reason));
     expectTrue(isSaid, reasons.join('; '));
     expectTrue(!passedOver.some(({ candidate }) => candidate === nameOf(tile)), 'chosen and passed over');
     let message = '';
     try {
-      chooseTile(forwardWork(problem, 1), { ...portable, maxComputeWorkgroupStorageSize: 1024 });
+      chooseTile(forwardWork(problem), { ...portable, maxComputeWorkgroupStorageSize: 1024 });
     } catch (error) {
       ({ message } = error as Error);
     }
@@ -119,7 +119,7 @@ describe('tiles', () => {
 
   it('no shader has more bindings than a stock device', () => {
     for (const { problem } of problems) {
-      const [tile] = allTiles(forwardWork(problem, 1));
+      const [tile] = allTiles(forwardWork(problem));
       const tiled = kernels.map(({ work, wgsl }) => wgsl(problem, allTiles(work(problem))[0] ?? tile));
       const others = [mergeShader(problem), packShader(problem), deltaShader(problem), sumShader, copyShader];
       for (const wgsl of [...tiled, ...others.map((shader) => shader.wgsl())]) {

@@ -33,6 +33,7 @@ import {
   widthOf,
 } from './operands.js';
 import type { Binding, OperandConstants } from './operands.js';
+import { mostSplits } from './mergeSplits.js';
 import { problemUniforms } from './problemUniforms.js';
 import type { Tile, TileWork } from './tiles.js';
 import { constants, declare, repeat } from './wgsl.js';
@@ -59,15 +60,16 @@ export function forwardBindings(record: ForwardConstants): Binding[] {
   return bindings;
 }
 
-export function forwardWork(problem: MlaProblem, splits: number): TileWork {
+export function forwardWork(problem: MlaProblem): TileWork {
   const record = operandConstants(problem);
   const { QK4, DV4 } = columnCounts(record);
   return {
     products: [QK4],
     sums: [DV4],
     left: problem.sq * record.GROUP,
-    right: Math.ceil(problem.skv / splits),
-    problems: problem.b * problem.hkv * splits,
+    right: problem.skv,
+    problems: problem.b * problem.hkv,
+    mostSplits,
     extra: { left: 1, right: 0, thread: 1 },
   };
 }

@@ -58,6 +58,7 @@ export function dkvWork(problem: MlaProblem): TileWork {
     left: problem.skv,
     right: problem.sq * record.GROUP,
     problems: problem.b * problem.hkv,
+    mostSplits: 1,
     extra: { left: 0, right: 2, thread: 0 },
   };
 }

@@ -30,6 +30,7 @@ import {
 } from './operands.js';
 import type { Binding, OperandConstants } from './operands.js';
 import { readStats } from './packStats.js';
+import { mostSplits } from './mergeSplits.js';
 import { problemUniforms } from './problemUniforms.js';
 import type { SumShape, Tile, TileWork } from './tiles.js';
 import { declare, repeat } from './wgsl.js';
@@ -46,15 +47,16 @@ export function dqBindings(record: OperandConstants): Binding[] {
   return bindings;
 }
 
-export function dqWork(problem: MlaProblem, splits: number): TileWork {
+export function dqWork(problem: MlaProblem): TileWork {
   const record = operandConstants(problem);
   const { QK4, DV4 } = columnCounts(record);
   return {
     products: [QK4, DV4],
     sums: [QK4],
     left: problem.sq * record.GROUP,
-    right: Math.ceil(problem.skv / splits),
-    problems: problem.b * problem.hkv * splits,
+    right: problem.skv,
+    problems: problem.b * problem.hkv,
+    mostSplits,
     extra: { left: 2, right: 0, thread: 0 },
   };
 }

@@ -6,7 +6,7 @@ import * as names from '../../src/core/names.js';
 import type { KernelName } from '../../src/core/names.js';
 import type { MlaProblem } from '../../src/core/problem.js';
 import type { PassedOver, Plan, Planner } from '../../src/core/register.js';
-import { mergeBindings, mergeSplitsWgsl, mostSplits } from './mergeSplits.js';
+import { mergeBindings, mergeSplitsWgsl } from './mergeSplits.js';
 import { forwardBindings, forwardConstants, forwardWork, mlaAttentionWgsl } from './mlaAttention.js';
 import { dkvBindings, dkvWork, mlaAttentionDkvWgsl } from './mlaAttentionDkv.js';
 import { dqBindings, dqWork, mlaAttentionDqWgsl } from './mlaAttentionDq.js';
@@ -19,7 +19,7 @@ import { packBindings, packStatsWgsl } from './packStats.js';
 import { compile } from './pipeline.js';
 import type { Shader } from './pipeline.js';
 import { sumBindings, sumPartsWgsl } from './sumParts.js';
-import { chooseTile } from './tiles.js';
+import { chooseTile, splitsOf } from './tiles.js';
 import type { DeviceLimits, Tile, TileWork } from './tiles.js';
 
 export const backendName = 'webgpu';
@@ -38,19 +38,16 @@ export interface KernelPlan {
   main: NamedShader;
 }
 
-/** Below this many workgroups most of a large GPU would have nothing to do. */
-const enoughGroups = 128;
-
 export function planForward(kernel: KernelName, problem: MlaProblem, limits: DeviceLimits): KernelPlan {
   const record = forwardConstants(problem);
-  return planTiles(kernel, problem, limits, forwardWork, forwardBindings(record), record, (tile) =>
+  return planTiles(kernel, limits, forwardWork(problem), forwardBindings(record), record, (tile) =>
     mlaAttentionWgsl(record, tile),
   );
 }
 
 export function planDq(kernel: KernelName, problem: MlaProblem, limits: DeviceLimits): KernelPlan {
   const record = operandConstants(problem);
-  return planTiles(kernel, problem, limits, dqWork, dqBindings(record), record, (tile) =>
+  return planTiles(kernel, limits, dqWork(problem), dqBindings(record), record, (tile) =>
     mlaAttentionDqWgsl(record, tile),
   );
 }
@@ -64,18 +61,15 @@ export function planDkv(kernel: KernelName, problem: MlaProblem, limits: DeviceL
 
 function planTiles(
   kernel: KernelName,
-  problem: MlaProblem,
   limits: DeviceLimits,
-  workOf: (problem: MlaProblem, splits: number) => TileWork,
+  work: TileWork,
   bindings: Binding[],
   record: object,
   wgsl: (tile: Tile) => string,
 ): KernelPlan {
-  const { tile, passedOver } = tileFor(kernel, workOf(problem, 1), limits);
-  const groups = tilesOf(problem, tile) * problem.hkv * problem.b;
-  const wanted = Math.ceil(enoughGroups / Math.max(groups, 1));
-  const splits = Math.max(1, Math.min(wanted, Math.ceil(problem.skv / tile.RIGHT), mostSplits));
-  return { tile, splits, passedOver, main: tileShader(kernel, record, tile, bindings, () => wgsl(tile)) };
+  const { tile, passedOver } = tileFor(kernel, work, limits);
+  const main = tileShader(kernel, record, tile, bindings, () => wgsl(tile));
+  return { tile, splits: splitsOf(tile, work), passedOver, main };
 }
 
 /** Tiles of packed rows a key/value head has. */

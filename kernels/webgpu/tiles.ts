@@ -22,10 +22,12 @@ export interface TileWork {
   products: number[];
   /** e.g. forward: [dv/4]; …Dq: [dqk/4]; …Dkv: [dv/4, dqk/4] */
   sums: number[];
-  /** rows on the left and on the right, and how many such problems there are (batch · heads · splits) */
+  /** rows on the left and on the right, and how many such problems there are (batch · heads) */
   left: number;
   right: number;
   problems: number;
+  /** parts into which the walk over the right rows may be split */
+  mostSplits: number;
   /** float32 numbers per left row, per right row and per thread that are kept beside the arena */
   extra: { left: number; right: number; thread: number };
 }
@@ -74,6 +76,9 @@ const candidates: Candidate[] = [
   { LEFT: 16, RIGHT: 32, THREADS: 64, CHUNK: 4 },
   { LEFT: 16, RIGHT: 16, THREADS: 64, CHUNK: 4 },
 ];
+
+/** Of a large GPU; a small one is busy long before that. WebGPU does not tell. */
+const multiprocessors = 132;
 
 /** More would spill: NVIDIA gives a thread 255, of which addresses and what is on its way take a good part. */
 const mostRegisters = 160;
@@ -162,30 +167,44 @@ function sumShape(columns4: number, left: number, threads: number): SumShape {
 }
 
 /**
- * Cycles, roughly, until the last workgroup is done: multiply-adds, loads from workgroup memory, staged vec4 and
- * barriers of a tile of RIGHT rows, with weights fitted to 85 timings of 35 tiles on an H200.
+ * Cycles, roughly, until the last workgroup is done: multiply-adds of a tile of RIGHT rows, and the waits for what is
+ * staged and for barriers, which workgroups on one multiprocessor fill for each other. Weights fitted to 86 timings
+ * of 35 tiles on an H200.
  */
-function costOf(tile: Tile, { products, left, right, problems }: TileWork): number {
+function costOf(tile: Tile, work: TileWork): number {
   const { LEFT, RIGHT, THREADS, CHUNK, rows, sums, bytes } = tile;
-  const slices = products.reduce((sum, columns) => sum + Math.ceil(columns / SLICE), 0);
+  const slices = work.products.reduce((sum, columns) => sum + Math.ceil(columns / SLICE), 0);
   const total = (each: (shape: SumShape) => number): number =>
     sums.reduce((sum, shape) => sum + each(shape), 0);
   const multiplies =
     16 * (slices * SLICE * rows + (RIGHT / 4) * total((shape) => shape.rows * shape.columns));
-  const loads = slices * SLICE * (rows + 4) + (RIGHT / 4) * total((shape) => shape.rows + 4 * shape.columns);
   const staged = slices * (LEFT + RIGHT) * SLICE + RIGHT * total((shape) => shape.rowLength);
   const barriers = 2 * slices + (2 * sums.length * RIGHT) / CHUNK + 3;
   const warps = THREADS / 32;
-  // workgroups that share a multiprocessor fill each other's waits
-  const resident = Math.max(1, Math.floor(49152 / bytes));
-  const tileCycles =
-    2.4 * multiplies * (THREADS / 128) +
-    0.2 * loads * warps +
-    0.25 * staged +
-    (48 * barriers * warps) / resident;
-  // what has no rows is still compiled, and small tiles compile faster
-  const groups = Math.max(1, Math.ceil(left / LEFT) * problems);
-  return (groups * Math.max(1, Math.ceil(right / RIGHT)) * tileCycles) / Math.min(groups, 132);
+
+  const splits = splitsOf(tile, work);
+  const groups = groupsOf(tile, work) * splits;
+  const tilesPerGroup = Math.ceil(Math.max(1, work.right / RIGHT) / splits);
+  const resident = Math.max(1, Math.min(Math.floor(49152 / bytes), Math.floor(groups / multiprocessors)));
+  const waits = ((138 * staged) / THREADS + 82 * barriers * warps) / resident;
+  const tileCycles = 1.9 * multiplies * (THREADS / 128) + waits;
+  return (groups * tilesPerGroup * tileCycles) / Math.min(groups, multiprocessors);
+}
+
+/** Workgroups of one split. What has no rows is compiled all the same, and small tiles compile faster. */
+function groupsOf({ LEFT }: Candidate, { left, problems }: TileWork): number {
+  return Math.max(1, Math.ceil(left / LEFT) * problems);
+}
+
+/**
+ * Parts of the walk over the right rows, each a workgroup of its own, where there are too few workgroups for a large
+ * GPU. Parts must be joined again, so they are not made small.
+ */
+export function splitsOf(candidate: Candidate, work: TileWork): number {
+  const groups = groupsOf(candidate, work);
+  if (4 * groups > multiprocessors) return 1;
+  const wanted = Math.ceil((2 * multiprocessors) / groups);
+  return Math.max(1, Math.min(wanted, Math.floor(work.right / 64), work.mostSplits));
 }
 
 function roundUp16(bytes: number): number {
