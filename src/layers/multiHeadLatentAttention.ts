@@ -1,0 +1,266 @@
+import { matMul, reshape, serialization, tidy, transpose } from '@tensorflow/tfjs-core';
+import type { Tensor, Tensor1D, Tensor2D, Tensor3D, Tensor4D } from '@tensorflow/tfjs-core';
+import { initializers, layers } from '@tensorflow/tfjs-layers';
+import type { LayerVariable, Shape } from '@tensorflow/tfjs-layers';
+import type { LatentCache } from '../cache/latentCache.js';
+import { fail, shapeText } from '../core/errors.js';
+import { mlaAttention } from '../ops/mlaAttention.js';
+import { mlaDecode } from '../ops/mlaDecode.js';
+import { weightShapes, withDefaults } from './attentionConfig.js';
+import type { MultiHeadLatentAttentionConfig } from './attentionConfig.js';
+import { lengthsFromInput, lengthsFromMask } from './attentionMask.js';
+import { checkInput, first, firstShape, lastAxis, normal } from './layerTypes.js';
+import type { LayerArgs } from './layerTypes.js';
+import { linear } from './linear.js';
+import { rmsNorm } from './rmsNorm.js';
+import { RotaryEmbedding } from './rotaryEmbedding.js';
+import type { RopeTables } from './rotaryEmbedding.js';
+import { joinColumns } from './rowwise.js';
+
+const fn = 'MultiHeadLatentAttention';
+
+export interface MultiHeadLatentAttentionArgs extends LayerArgs, MultiHeadLatentAttentionConfig {}
+
+/** Beside the input: a mask [b, s] of tfjs-layers, and the rotary tables if the caller has them already. */
+export interface AttentionCall {
+  mask?: Tensor | Tensor[] | null;
+  rope?: RopeTables;
+}
+
+/** What a token leaves in a cache: [b, s, kvLoraRank] and [b, s, qkRopeHeadDim]. */
+interface Latents {
+  cKv: Tensor3D;
+  kRope: Tensor3D;
+}
+
+interface Queries {
+  nope: Tensor4D;
+  rope: Tensor4D;
+}
+
+/**
+ * Causal self-attention whose keys and values come from one small latent per token.
+ *
+ * Input [b, s, hidden] → [b, s, hidden]. Padding on the right is known by a mask (Masking or an Embedding with
+ * maskZero) or by lengths as a second input, `apply([x, lengths])` with lengths [b] or [b, 1]; the lengths win.
+ * Padded positions give 0 (or o_proj's bias) and no gradient.
+ *
+ * `call` is the full form, for training; `step` the absorbed form over a LatentCache, for generation; `prefill` the
+ * full form that also fills an empty cache. All give the same numbers.
+ *
+ * Weights are [out, in], and kept in the parts in which they are used: what one Hugging Face tensor stacks by rows
+ * (a head's nope and rope columns, a head's keys and values) is several weights here, so that nothing is sliced.
+ *
+ * Throws on bad sizes (constructor), a bad input, mask or lengths (call) and a cache of other sizes or full (step).
+ *
+ * Source: DeepSeek-V2, arXiv:2405.04434, section 2.1, eq. 9-19 and 37-47; absorbed form: end of section 2.1.2;
+ * names, norms on the latents and biases as in Hugging Face's DeepseekV3Attention.
+ */
+export class MultiHeadLatentAttention extends layers.Layer {
+  static get className(): string {
+    return fn;
+  }
+
+  readonly config: Required<MultiHeadLatentAttentionConfig>;
+  readonly rope: RotaryEmbedding;
+  /** 1/sqrt(dqk), times YaRN's correction. */
+  readonly softmaxScale: number;
+  /** By name: see weightShapes. */
+  readonly parts = new Map<string, LayerVariable>();
+
+  constructor(args: MultiHeadLatentAttentionArgs) {
+    super(args);
+    this.config = withDefaults(args);
+    const { qkNopeHeadDim, qkRopeHeadDim } = this.config;
+    this.rope = new RotaryEmbedding({ ...this.config, dim: qkRopeHeadDim });
+    this.softmaxScale = this.rope.softmaxCorrection / Math.sqrt(qkNopeHeadDim + qkRopeHeadDim);
+    this.supportsMasking = true;
+  }
+
+  override build(inputShape: Shape | Shape[]): void {
+    const hidden = lastAxis(fn, inputShape);
+    const { initializerRange, seed } = this.config;
+    for (const [index, [name, shape]] of Object.entries(weightShapes(this.config, hidden)).entries()) {
+      const initializer = name.endsWith('norm')
+        ? initializers.ones()
+        : name.endsWith('bias')
+          ? initializers.zeros()
+          : normal(initializerRange, seed ?? undefined, index);
+      this.parts.set(name, this.addWeight(name, shape, 'float32', initializer));
+    }
+    super.build(inputShape);
+  }
+
+  override computeOutputShape(inputShape: Shape | Shape[]): Shape {
+    return firstShape(inputShape);
+  }
+
+  override computeMask(_inputs: Tensor | Tensor[], mask?: Tensor | Tensor[]): Tensor {
+    return first(mask as Tensor);
+  }
+
+  /** The full form. */
+  override call(inputs: Tensor | Tensor[], { mask, rope }: AttentionCall = {}): Tensor {
+    return tidy(() => {
+      const x = this.checked(first(inputs));
+      const lengths = this.lengths(inputs, mask);
+      return this.attend(x, this.latents(x, rope), lengths, rope);
+    });
+  }
+
+  /**
+   * The full form on the first tokens of a sequence, which also fills an empty cache.
+   * `counts`: how many tokens of each entry are real, for prompts padded on the right.
+   */
+  prefill(x: Tensor3D, cache: LatentCache, counts?: readonly number[], rope?: RopeTables): Tensor3D {
+    if (cache.lengths.some((length) => length > 0)) {
+      fail(fn, `prefill needs an empty cache, got lengths ${shapeText(cache.lengths)}`);
+    }
+    return tidy(() => {
+      const latents = this.latents(this.checked(x), rope);
+      cache.append(latents.cKv, latents.kRope, counts ? [...counts] : undefined);
+      return this.attend(x, latents, counts, rope) as Tensor3D;
+    });
+  }
+
+  /**
+   * The absorbed form: the next tokens [b, n, hidden] of each sequence, whose earlier ones are in the cache.
+   * Their latents are appended to it. Not differentiable: a cache is written in place.
+   */
+  step(x: Tensor3D, cache: LatentCache, rope?: RopeTables): Tensor3D {
+    return tidy(() => {
+      const [b, n] = this.checked(x).shape;
+      const { numHeads: h, vHeadDim: dv } = this.config;
+      const tables = rope ?? this.rope.at(cache.lengths, n);
+      const { cKv, kRope } = this.latents(x, tables);
+      const queries = this.queries(x, tables);
+      cache.append(cKv, kRope);
+      const out = mlaDecode(
+        this.perHead(queries.nope, 'kv_b_proj_key', false),
+        queries.rope,
+        cache.cKv,
+        cache.kRope,
+        { softmaxScale: this.softmaxScale, kvLengths: cache.lengths },
+      );
+      const values = this.perHead(out, 'kv_b_proj_value', true);
+      return this.project(reshape(values, [b, n, h * dv])) as Tensor3D;
+    });
+  }
+
+  override getConfig(): serialization.ConfigDict {
+    return { ...super.getConfig(), ...this.config } as unknown as serialization.ConfigDict;
+  }
+
+  override dispose(): ReturnType<layers.Layer['dispose']> {
+    this.rope.dispose();
+    return super.dispose();
+  }
+
+  private checked<T extends Tensor>(x: T): T {
+    checkInput(fn, x, 3, '[b, s, hidden]');
+    return x;
+  }
+
+  private lengths(inputs: Tensor | Tensor[], mask: AttentionCall['mask']): Tensor1D | undefined {
+    const [b, s] = first(inputs).shape;
+    if (Array.isArray(inputs) && inputs.length > 1) return lengthsFromInput(fn, inputs[1], b);
+    const given = mask ? first(mask) : undefined;
+    return given ? lengthsFromMask(fn, given, b, s, this.config.validateMask) : undefined;
+  }
+
+  private attend(
+    x: Tensor,
+    { cKv, kRope }: Latents,
+    lengths: Tensor1D | readonly number[] | undefined,
+    rope: RopeTables | undefined,
+  ): Tensor {
+    const [b, s] = x.shape;
+    const { numHeads: h, qkNopeHeadDim, vHeadDim: dv } = this.config;
+    const queries = this.queries(x, rope ?? this.rope.at([0], s));
+    const q = joinColumns(queries.nope, queries.rope) as Tensor4D;
+    const k = linear(cKv, this.weight('kv_b_proj_key'), [b, s, h, qkNopeHeadDim]) as Tensor4D;
+    const v = linear(cKv, this.weight('kv_b_proj_value'), [b, s, h, dv]) as Tensor4D;
+    const out = mlaAttention(q, k, v, {
+      kRope,
+      causal: 'bottom-right',
+      softmaxScale: this.softmaxScale,
+      qLengths: lengths,
+      kvLengths: lengths,
+    });
+    return this.project(reshape(out, [b, s, h * dv]));
+  }
+
+  /** Eq. 9, 14 and 15: the latent, normalised, and the rotary key that all heads share. */
+  private latents(x: Tensor, rope?: RopeTables): Latents {
+    const [b, s] = x.shape;
+    const { kvLoraRank: r, qkRopeHeadDim: rr, rmsNormEps } = this.config;
+    const cKv = linear(
+      x,
+      this.weight('kv_a_proj_latent'),
+      [b, s, r],
+      this.bias('kv_a_proj_latent'),
+    ) as Tensor3D;
+    const kRope = linear(
+      x,
+      this.weight('kv_a_proj_rope'),
+      [b, s, 1, rr],
+      this.bias('kv_a_proj_rope'),
+    ) as Tensor4D;
+    return {
+      cKv: rmsNorm(cKv, this.gain('kv_a_layernorm'), rmsNormEps),
+      kRope: reshape(this.rope.rotate(kRope, rope ?? this.rope.at([0], s)), [b, s, rr]),
+    };
+  }
+
+  /** Eq. 12 and 13 (through the queries' own latent, eq. 37-39, if there is one). */
+  private queries(x: Tensor, rope: RopeTables): Queries {
+    const [b, s] = x.shape;
+    const { numHeads: h, qkNopeHeadDim, qkRopeHeadDim, qLoraRank, rmsNormEps } = this.config;
+    let source = x;
+    let name = 'q_proj';
+    if (qLoraRank !== null) {
+      const latent = linear(x, this.weight('q_a_proj'), [b, s, qLoraRank], this.bias('q_a_proj'));
+      source = rmsNorm(latent, this.gain('q_a_layernorm'), rmsNormEps);
+      name = 'q_b_proj';
+    }
+    const turning = linear(source, this.weight(`${name}_rope`), [b, s, h, qkRopeHeadDim]) as Tensor4D;
+    return {
+      nope: linear(source, this.weight(`${name}_nope`), [b, s, h, qkNopeHeadDim]) as Tensor4D,
+      rope: this.rope.rotate(turning, rope),
+    };
+  }
+
+  private project(heads: Tensor): Tensor {
+    const [b, s] = heads.shape;
+    const weight = this.weight('o_proj');
+    return linear(heads, weight, [b, s, weight.shape[0]], this.bias('o_proj'));
+  }
+
+  /** x [b, n, h, in] times each head's own matrix out of a weight [h·rows, columns], as it is or transposed. */
+  private perHead(x: Tensor4D, name: string, transposed: boolean): Tensor4D {
+    const [b, n, h, columns] = x.shape;
+    const weight = this.weight(name);
+    const matrices: Tensor3D = reshape(weight, [h, weight.shape[0] / h, weight.shape[1]]);
+    // of one token, the heads' rows lie in order already
+    const isOneToken = b * n === 1;
+    const byHead: Tensor3D = isOneToken
+      ? reshape(x, [h, 1, columns])
+      : transpose(reshape(x, [b * n, h, columns]), [1, 0, 2]);
+    const product: Tensor3D = matMul(byHead, matrices, false, transposed);
+    return reshape(isOneToken ? product : transpose(product, [1, 0, 2]), [b, n, h, product.shape[2]]);
+  }
+
+  private weight(name: string): Tensor2D {
+    const part = this.parts.get(name);
+    return part ? (part.read() as Tensor2D) : fail(fn, `weight ${name} is missing: build the layer first`);
+  }
+
+  private gain(name: string): Tensor1D {
+    return this.weight(name) as Tensor as Tensor1D;
+  }
+
+  private bias(name: string): Tensor | undefined {
+    return this.parts.get(`${name}_bias`)?.read();
+  }
+}
+serialization.registerClass(MultiHeadLatentAttention);

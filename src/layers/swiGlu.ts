@@ -1,0 +1,81 @@
+import { mul, serialization, sigmoid, tidy } from '@tensorflow/tfjs-core';
+import type { Tensor } from '@tensorflow/tfjs-core';
+import { layers } from '@tensorflow/tfjs-layers';
+import type { LayerVariable, Shape } from '@tensorflow/tfjs-layers';
+import { checkPositive, first, firstShape, lastAxis, normal } from './layerTypes.js';
+import type { LayerArgs } from './layerTypes.js';
+import { linear } from './linear.js';
+import { asMatrix } from './rowwise.js';
+
+export interface SwiGLUArgs extends LayerArgs {
+  /** Columns of the gate and of the projection that it opens. */
+  intermediateSize: number;
+  /** Deviation of the initial weights. Default 0.02. */
+  initializerRange?: number;
+  /** Makes the initial weights repeatable. */
+  seed?: number;
+}
+
+/**
+ * down(silu(gate(x)) · up(x)), without biases: [..., d] → [..., d].
+ *
+ * Source: Shazeer, arXiv:2002.05202, eq. 6 (FFN_SwiGLU); the names are Hugging Face's DeepseekV3MLP's.
+ * The weights are [out, in].
+ */
+export class SwiGLU extends layers.Layer {
+  static get className(): string {
+    return 'SwiGLU';
+  }
+
+  readonly intermediateSize: number;
+  readonly initializerRange: number;
+  readonly seed?: number;
+  gateProj!: LayerVariable;
+  upProj!: LayerVariable;
+  downProj!: LayerVariable;
+
+  constructor(args: SwiGLUArgs) {
+    super(args);
+    checkPositive('SwiGLU', { intermediateSize: args.intermediateSize });
+    this.intermediateSize = args.intermediateSize;
+    this.initializerRange = args.initializerRange ?? 0.02;
+    this.seed = args.seed;
+    this.supportsMasking = true;
+  }
+
+  override build(inputShape: Shape | Shape[]): void {
+    const d = lastAxis('SwiGLU', inputShape);
+    const weight = (name: string, shape: Shape, index: number): LayerVariable =>
+      this.addWeight(name, shape, 'float32', normal(this.initializerRange, this.seed, index));
+    this.gateProj = weight('gate_proj', [this.intermediateSize, d], 0);
+    this.upProj = weight('up_proj', [this.intermediateSize, d], 1);
+    this.downProj = weight('down_proj', [d, this.intermediateSize], 2);
+    super.build(inputShape);
+  }
+
+  override computeOutputShape(inputShape: Shape | Shape[]): Shape {
+    return firstShape(inputShape);
+  }
+
+  override call(inputs: Tensor | Tensor[]): Tensor {
+    return tidy(() => {
+      const x = first(inputs);
+      const rows = asMatrix(x);
+      const inner: [number, number] = [rows.shape[0], this.intermediateSize];
+      const gate = linear(rows, this.gateProj.read(), inner);
+      const up = linear(rows, this.upProj.read(), inner);
+      return linear(mul(mul(gate, sigmoid(gate)), up), this.downProj.read(), x.shape);
+    });
+  }
+
+  override getConfig(): serialization.ConfigDict {
+    const { intermediateSize, initializerRange, seed } = this;
+    return {
+      ...super.getConfig(),
+      intermediateSize,
+      initializerRange,
+      ...(seed === undefined ? {} : { seed }),
+    };
+  }
+}
+serialization.registerClass(SwiGLU);

@@ -1,0 +1,14 @@
+export { DeepseekModel, loadDeepseek } from './models/deepseek.js';
+export type { DeepseekModelOptions } from './models/deepseek.js';
+export { readConfig, writeConfig } from './models/config.js';
+export type { DeepseekConfig } from './models/config.js';
+export { generate } from './models/generate.js';
+export type { GenerateOptions, GenerateReport, Generation } from './models/generate.js';
+export { createRandom } from './models/random.js';
+export type { SamplingOptions } from './models/sampling.js';
+export { readJson, readWeights } from './models/checkpoint.js';
+export type { CheckpointFiles } from './models/checkpoint.js';
+export { joinParts, restoreParameters, splitParts, storeParameters } from './models/parameters.js';
+export type { ModelParameter } from './models/parameters.js';
+export { float32Values, readSafetensors, storeFloat32, writeSafetensors } from './models/safetensors.js';
+export type { SafetensorsDtype, SafetensorsFile, StoredTensor } from './models/safetensors.js';
