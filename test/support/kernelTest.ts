@@ -12,7 +12,8 @@ import { expectEqual } from './expect.js';
 import { itForEach, poisoned, poisonPool, read, toTensor, toView } from './onDevice.js';
 import type { Data } from './inputs.js';
 
-function casesOf(kernel: ComparedKernel): Case[] {
+/** The cases that a kernel has to do with. */
+export function casesOf(kernel: ComparedKernel): Case[] {
   const ofAttention: Case[] = kernel.startsWith('MLADecode') ? [] : attentionCases;
   return [...ofAttention, ...(kernel.startsWith('MLAAttention') ? [] : decodeCases)];
 }
@@ -22,7 +23,7 @@ export function testKernel(kernel: ComparedKernel): void {
   describe(kernel, () => {
     onEachDevice((device) => {
       const cases = casesOf(kernel);
-      itForEach(cases, device, (c) => compareWithReference(kernel, c, toTensor));
+      itForEach(cases, device, (c) => compareWithReference(kernel, c));
 
       const [withViews] = cases.filter(({ name }) => name === 'odd columns');
       it(`reads views: ${withViews.name}`, () => compareWithReference(kernel, withViews, toView));
@@ -34,10 +35,10 @@ export function testKernel(kernel: ComparedKernel): void {
  * One kernel on one case. Traps: NaN past the lengths, NaN in recycled buffers, sentinels in buffers of the outputs'
  * sizes that belong to others, inputs that must stay as they are, and nothing left behind.
  */
-async function compareWithReference(
+export async function compareWithReference(
   kernel: ComparedKernel,
   c: Case,
-  makeTensor: (data: Data, index: number) => tf.Tensor,
+  makeTensor: (data: Data, index: number) => tf.Tensor = toTensor,
 ): Promise<void> {
   const { problem, tensors } = answersOf(c);
   const { inputs: inputNames, outputs: outputNames } = signatures[kernel];
@@ -51,7 +52,7 @@ async function compareWithReference(
   const sentinels = shapes.map((shape) => tf.fill(shape, 12345));
   const inputs = inputNames.map((name, index) => makeTensor(given[name], index));
   const named = Object.fromEntries(inputNames.map((name, index) => [name, inputs[index]]));
-  const result = tf.engine().runKernel(kernel, named, problem) as tf.Tensor | tf.Tensor[];
+  const result = tf.engine().runKernel<tf.Tensor | tf.Tensor[]>(kernel, named, problem);
   const outputs = [result].flat();
 
   expectEqual(outputs.length, outputNames.length, 'outputs');

@@ -1,0 +1,3 @@
+import { testKernel } from './support/kernelTest.js';
+
+testKernel('MLADecodeDq');
