@@ -1,3 +1,6 @@
+// the ops that these are made of, with their gradients and the cpu kernels
+import './index.js';
+
 export { MultiHeadLatentAttention } from './layers/multiHeadLatentAttention.js';
 export type { AttentionCall, MultiHeadLatentAttentionArgs } from './layers/multiHeadLatentAttention.js';
 export type { MultiHeadLatentAttentionConfig } from './layers/attentionConfig.js';

@@ -1,0 +1,64 @@
+import { enableProdMode, findBackendFactory, getKernel, setBackend } from '@tensorflow/tfjs-core';
+import { openDawn } from '../../src/device/node.js';
+import type { OpenedDawn } from '../../src/device/node.js';
+import '../../src/index.js';
+
+export interface ChosenBackend {
+  name: string;
+  /** The device it computes on. */
+  device: string;
+  /** The better backends that were passed over, and why. */
+  passedOver: string[];
+}
+
+export const backendNames = ['tensorflow', 'webgpu', 'cpu'] as const;
+
+export type BackendName = (typeof backendNames)[number];
+
+/**
+ * Makes the best backend current that this machine has and that has kernels of ours: tensorflow, else a real GPU
+ * through WebGPU, else cpu. WebGPU in software is slower than cpu and has to be asked for. Throws if the one that is
+ * asked for is absent.
+ */
+export async function chooseBackend(wanted?: BackendName): Promise<ChosenBackend> {
+  enableProdMode(); // no advertisement for tfjs-node
+  const passedOver: string[] = [];
+  if (wanted === undefined || wanted === 'tensorflow') {
+    const missing = missingTensorflow();
+    if (!missing) return use('tensorflow', 'libtensorflow', passedOver);
+    passedOver.push(`tensorflow: ${missing}`);
+  }
+  if (wanted === undefined || wanted === 'webgpu') {
+    const dawn = await openDawn();
+    const missing = missingWebgpu(dawn, wanted === 'webgpu');
+    if (!missing && dawn.adapter) return useWebgpu(dawn.adapter.name, passedOver);
+    passedOver.push(`webgpu: ${missing}`);
+  }
+  if (wanted !== undefined && wanted !== 'cpu') {
+    throw new Error(`backend ${wanted} was asked for and is not here: ${passedOver.join('; ')}`);
+  }
+  await import('@tensorflow/tfjs-backend-cpu');
+  return use('cpu', 'JavaScript, one core', passedOver);
+}
+
+function missingTensorflow(): string | undefined {
+  if (!findBackendFactory('tensorflow')) return 'tfjs-node is not loaded';
+  return getKernel('MLAAttention', 'tensorflow') ? undefined : 'no kernels of ours are registered for it';
+}
+
+function missingWebgpu(dawn: OpenedDawn, acceptSoftware: boolean): string | undefined {
+  if (!dawn.adapter) return dawn.reason;
+  const { name, isSoftware } = dawn.adapter;
+  return isSoftware && !acceptSoftware ? `${name} computes in software, slower than cpu` : undefined;
+}
+
+async function useWebgpu(device: string, passedOver: string[]): Promise<ChosenBackend> {
+  const { installDevice } = await import('../../src/webgpu.js');
+  await installDevice();
+  return use('webgpu', device, passedOver);
+}
+
+async function use(name: BackendName, device: string, passedOver: string[]): Promise<ChosenBackend> {
+  if (!(await setBackend(name))) throw new Error(`backend ${name} could not be initialised`);
+  return { name, device, passedOver };
+}
