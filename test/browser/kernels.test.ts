@@ -6,7 +6,25 @@ import { runInPage } from './runInPage.js';
 import type { PageRun } from './runInPage.js';
 
 /** To run one more file in the browser, add its line; it may import no Node modules. */
-const testFiles = ['test/smoke.test.ts'];
+const testFiles = [
+  'smoke',
+  'mlaAttention',
+  'mlaDelta',
+  'mlaAttentionDq',
+  'mlaAttentionDkv',
+  'mlaDecode',
+  'mlaDecodeDq',
+  'mlaDecodeDkv',
+  'mlaCacheAppend',
+  'latentCache',
+  'mergeStates',
+  'gradients',
+  'profile',
+  'pipeline',
+  'golden',
+  'dotProductAttention',
+  'explain',
+].map((name) => `test/${name}.test.ts`);
 
 describe('Chromium', () => {
   const reason = absentChromium();

@@ -76,7 +76,7 @@ export function runReference(kernel: ComparedKernel, tensors: DataByName, proble
     inputNames.map((name) => {
       const { shape, values } = tensors[name];
       const dtype = values instanceof Int32Array ? 'int32' : 'float32';
-      return [name, backend.makeTensorInfo(shape, dtype, values)];
+      return [name, backend.makeTensorInfo(shape, dtype, values.slice())];
     }),
   );
   const { kernelFunc } = getKernel(kernel, 'cpu');

@@ -24,8 +24,9 @@ export function itForEach<C extends Case>(cases: C[], device: Device, run: (c: C
   }
 }
 
+/** On a copy of the values: the cpu backend would keep the array itself, and a kernel that writes would change both. */
 export function toTensor({ values, shape }: Data): tf.Tensor {
-  return tf.tensor(values, shape, values instanceof Int32Array ? 'int32' : 'float32');
+  return tf.tensor(values.slice(), shape, values instanceof Int32Array ? 'int32' : 'float32');
 }
 
 export function toTensors(data: DataByName, names: string[]): tf.Tensor[] {
@@ -37,7 +38,7 @@ export function toView(data: Data, index: number): tf.Tensor {
   const { values, shape } = data;
   if (values instanceof Int32Array || values.length === 0) return toTensor(data);
   return tf.tidy(() => {
-    if (index % 2 === 0) return tf.reshape(tf.tensor1d(values), shape);
+    if (index % 2 === 0) return tf.reshape(tf.tensor1d(values.slice()), shape);
     const padded = new Float32Array(values.length + 9).fill(NaN);
     padded.set(values, 5);
     return tf.reshape(tf.slice(tf.tensor1d(padded), 5, values.length), shape);
@@ -73,12 +74,14 @@ export function allowSavedTensors(): void {
 }
 
 /**
- * Leaves buffers full of NaN in the backend's pool, of the sizes that are needed next: what a kernel forgets to write
- * shows. (The cpu backend has no pool.)
+ * Leaves buffers full of NaN in the backend's pool, several of each size that is needed next: what a kernel forgets to
+ * write shows. (The cpu backend has no pool.)
  */
 export async function poisonPool(shapes: number[][]): Promise<void> {
-  const garbage = shapes.filter((shape) => sizeOf(shape) > 0).map((shape) => tf.fill(shape, NaN));
-  // buffers go back to the pool when the commands that use them are submitted
-  await Promise.all(garbage.map((tensor) => tensor.data()));
+  const sizes = shapes.filter((shape) => sizeOf(shape) > 0);
+  // inputs of the same size, sentinels and scratch take some of them
+  const garbage = sizes.flatMap((shape) => Array.from({ length: 6 }, () => tf.fill(shape, NaN)));
+  // a read submits all that is waiting, and only then do buffers go back to the pool
+  await garbage.at(-1)?.data();
   tf.dispose(garbage);
 }
