@@ -1,7 +1,7 @@
 /** What a user installs: the packed tarball, imported by plain Node, bundled for a browser, compiled against. */
 import assert from 'node:assert/strict';
 import { execFile } from 'node:child_process';
-import { mkdirSync, mkdtempSync, readFileSync, rmSync, symlinkSync, writeFileSync } from 'node:fs';
+import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
@@ -151,14 +151,19 @@ describe('package', () => {
   }
 });
 
-/** As npm would, without the network: the tarball unpacked, the peers linked. */
+/** Into an empty folder, as a user would; npm has the peers in its cache since this project's own installation. */
 async function install(folder: string): Promise<void> {
-  const modules = join(folder, 'node_modules');
-  const target = join(modules, 'tfjs-mla');
-  mkdirSync(target, { recursive: true });
-  const { name, version } = readPackage(repository);
-  await run('tar', ['-xzf', `${name}-${version}.tgz`, '--strip-components=1', '-C', target], folder);
-  symlinkSync(join(repository, 'node_modules/@tensorflow'), join(modules, '@tensorflow'), 'dir');
+  const { name, version, peerDependencies } = readPackage(repository);
+  const webgpu = '@tensorflow/tfjs-backend-webgpu';
+  writeFileSync(join(folder, 'package.json'), JSON.stringify({ type: 'module', private: true }));
+  await run(
+    'npm',
+    [
+      ...['install', '--ignore-scripts', '--prefer-offline', '--no-audit', '--no-fund'],
+      ...[`./${name}-${version}.tgz`, `${webgpu}@${peerDependencies[webgpu]}`],
+    ],
+    folder,
+  );
 }
 
 async function runInBrowser(code: string): Promise<string> {
@@ -177,7 +182,7 @@ interface Manifest {
   readonly name: string;
   readonly version: string;
   readonly exports: object;
-  readonly peerDependencies: object;
+  readonly peerDependencies: Record<string, string>;
 }
 
 function readManifest(consumer: string): Manifest {
