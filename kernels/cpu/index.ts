@@ -1,13 +1,10 @@
 /** The reference, as the kernels of tfjs's 'cpu' backend. */
 import type { MathBackendCPU } from '@tensorflow/tfjs-backend-cpu';
-import { getKernel, registerKernel } from '@tensorflow/tfjs-core';
-import type { TensorInfo } from '@tensorflow/tfjs-core';
-import type { KernelInputs } from '../../src/core/kernelInputs.js';
 import * as names from '../../src/core/names.js';
 import type { KernelName } from '../../src/core/names.js';
 import type { MlaProblem } from '../../src/core/problem.js';
-import { registerPlanner } from '../../src/core/register.js';
-import type { Plan } from '../../src/core/register.js';
+import { registerKernels } from '../../src/core/register.js';
+import type { Kernels, Plan } from '../../src/core/register.js';
 import { mlaAttention } from './mlaAttention.js';
 import { mlaAttentionDkv } from './mlaAttentionDkv.js';
 import { mlaAttentionDq } from './mlaAttentionDq.js';
@@ -19,13 +16,7 @@ import { mlaDelta } from './mlaDelta.js';
 
 const backendName = 'cpu';
 
-type Kernel<Inputs> = (
-  problem: MlaProblem,
-  inputs: Inputs,
-  backend: MathBackendCPU,
-) => TensorInfo | TensorInfo[];
-
-const kernels: { [Name in KernelName]: Kernel<KernelInputs[Name]> } = {
+const kernels: Kernels<MathBackendCPU> = {
   [names.MLAAttention]: mlaAttention,
   [names.MLADelta]: mlaDelta,
   [names.MLAAttentionDq]: mlaAttentionDq,
@@ -38,18 +29,7 @@ const kernels: { [Name in KernelName]: Kernel<KernelInputs[Name]> } = {
 
 /** Registers the kernels for the 'cpu' backend; a second call does nothing. */
 export function registerCpuKernels(): void {
-  for (const kernelName of names.kernelNames) {
-    if (getKernel(kernelName, backendName)) continue;
-    // every kernel gets its own inputs: they were registered under its own name
-    const kernel = kernels[kernelName] as Kernel<unknown>;
-    registerKernel({
-      kernelName,
-      backendName,
-      kernelFunc: ({ inputs, backend, attrs }) =>
-        kernel(attrs as unknown as MlaProblem, inputs, backend as MathBackendCPU),
-    });
-  }
-  registerPlanner(backendName, { plan, compile: () => Promise.resolve() });
+  registerKernels(backendName, kernels, { plan, compile: () => Promise.resolve() });
 }
 
 function plan(kernel: KernelName, { precision }: MlaProblem): Plan {

@@ -1,9 +1,12 @@
 /** The steps that the three tile kernels (forward, …Dq, …Dkv) have in common, as verbs. */
 import { SLICE, addRowProducts, addWeightedRows, constants, repeat, stageRows, stageSlice } from './wgsl.js';
+import { declareRows, operandColumns, widthOf } from './operands.js';
+import type { Binding, OperandConstants } from './operands.js';
+import { problemUniforms } from './problemUniforms.js';
 import type { SumShape, Tile } from './tiles.js';
 
 /** The tile's constants, and the arena with its regions. */
-export function declareTile(tile: Tile): string {
+function declareTile(tile: Tile): string {
   return `
 ${constants({
   THREADS: tile.THREADS,
@@ -24,11 +27,27 @@ var<workgroup> shared_lengths: vec2u;`;
 }
 
 /** How many rows and keys this batch entry has, the same for all threads as barriers want it. */
-export const uniformLengths = `
+const uniformLengths = `
 fn uniform_lengths(tid: u32, lengths: vec2u) -> vec2u {
   if (tid == 0u) { shared_lengths = lengths; }
   return workgroupUniformLoad(&shared_lengths);
 }`;
+
+/** What stands at the head of every tile shader. `apart` names the bindings that are no rows of columns. */
+export function attentionHead(
+  record: OperandConstants,
+  tile: Tile,
+  bindings: Binding[],
+  apart: string[],
+): string {
+  const rows = bindings.map(({ name }) => name).filter((name) => !apart.includes(name));
+  return `
+${declareTile(tile)}
+${problemUniforms(bindings.length)}
+${declareRows(bindings, rows, widthOf(record))}
+${operandColumns(record)}
+${uniformLengths}`;
+}
 
 /** The keys that a workgroup of a split walks over: whole tiles of RIGHT, so that no two splits share one. */
 export const keysToWalk = `

@@ -12,8 +12,8 @@
 import type { MlaProblem } from '../../src/core/problem.js';
 import {
   addWeighted,
+  attentionHead,
   declareSums,
-  declareTile,
   forSumRows,
   keysToWalk,
   multiplyRows,
@@ -21,20 +21,10 @@ import {
   placeSums,
   scaleSums,
   storeSums,
-  uniformLengths,
 } from './attentionTile.js';
-import {
-  columnCounts,
-  declareLengths,
-  declareRows,
-  operandBindings,
-  operandColumns,
-  operandConstants,
-  widthOf,
-} from './operands.js';
+import { columnCounts, declareLengths, operandBindings, operandConstants } from './operands.js';
 import type { Binding, OperandConstants } from './operands.js';
 import { mostSplits } from './mergeSplits.js';
-import { problemUniforms } from './problemUniforms.js';
 import type { Tile, TileWork } from './tiles.js';
 import { constants, declare, repeat } from './wgsl.js';
 
@@ -78,21 +68,16 @@ export function mlaAttentionWgsl(record: ForwardConstants, tile: Tile): string {
   const bindings = forwardBindings(record);
   const { QK4 } = columnCounts(record);
   const [sums] = tile.sums;
-  const rows = bindings.map(({ name }) => name).filter((name) => !name.endsWith('lengths') && name !== 'lse');
   const lse = bindings.findIndex(({ name }) => name === 'lse');
   return `
-${declareTile(tile)}
+${attentionHead(record, tile, bindings, ['q_lengths', 'kv_lengths', 'lse'])}
+${declareLengths(bindings)}
+@group(0) @binding(${lse}) var<storage, read_write> lse: array<f32>;
+${keysToWalk}
+
 ${constants({ ROW_THREADS: tile.THREADS / tile.LEFT, ROW_PART: tile.RIGHT / 4 / (tile.THREADS / tile.LEFT) })}
 var<workgroup> partial: array<f32, ${tile.THREADS}>;
 var<workgroup> factors: array<f32, ${tile.LEFT}>;
-
-${problemUniforms(bindings.length)}
-${declareRows(bindings, rows, widthOf(record))}
-@group(0) @binding(${lse}) var<storage, read_write> lse: array<f32>;
-${declareLengths(bindings)}
-${operandColumns(record)}
-${uniformLengths}
-${keysToWalk}
 
 // a score that no key can have, and what a row starts from
 const HIDDEN = -1e30;

@@ -12,27 +12,18 @@
 import type { MlaProblem } from '../../src/core/problem.js';
 import {
   addWeighted,
+  attentionHead,
   declareSums,
-  declareTile,
   forSumRows,
   multiplyRows,
   placeProducts,
   placeSums,
   storeSums,
-  uniformLengths,
 } from './attentionTile.js';
-import {
-  columnCounts,
-  declareRows,
-  operandBindings,
-  operandColumns,
-  operandConstants,
-  widthOf,
-} from './operands.js';
+import { columnCounts, operandBindings, operandConstants } from './operands.js';
 import type { Binding, OperandConstants } from './operands.js';
 import { dOutColumn } from './mlaAttentionDq.js';
 import { readStats } from './packStats.js';
-import { problemUniforms } from './problemUniforms.js';
 import type { SumShape, Tile, TileWork } from './tiles.js';
 import { declare, repeat } from './wgsl.js';
 
@@ -71,19 +62,14 @@ export function mlaAttentionDkvWgsl(record: OperandConstants, tile: Tile): strin
   // with one tensor for both, P·dOut is added to the sums of dS·Q: the same columns, the rope part left alone
   const dvSums = isDecode ? dkSums : tile.sums[0];
   const dv = isDecode ? 'dk' : 'dv';
-  const rows = bindings.map(({ name }) => name).filter((name) => name !== 'stats');
   const stats = bindings.findIndex(({ name }) => name === 'stats');
   return `
-${declareTile(tile)}
-var<workgroup> rows_stats: array<vec2f, ${tile.RIGHT}>;
-
-${problemUniforms(bindings.length)}
-${declareRows(bindings, rows, widthOf(record))}
-${operandColumns(record)}
+${attentionHead(record, tile, bindings, ['stats'])}
 ${readStats(stats, 'write')}
-${uniformLengths}
 ${dOutColumn}
 ${!isDecode && record.DR > 0 ? ropeShare : ''}
+
+var<workgroup> rows_stats: array<vec2f, ${tile.RIGHT}>;
 
 // exp(scores − lse) of a key with four rows, 0 where a row does not see the key
 fn probabilities(tile: Tile, m: u32, j: u32, is_all_seen: bool, scores: vec4f, lse: vec4f) -> vec4f {

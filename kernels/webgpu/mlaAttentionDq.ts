@@ -10,28 +10,19 @@
 import type { MlaProblem } from '../../src/core/problem.js';
 import {
   addWeighted,
+  attentionHead,
   declareSums,
-  declareTile,
   forSumRows,
   keysToWalk,
   multiplyRows,
   placeProducts,
   placeSums,
   storeSums,
-  uniformLengths,
 } from './attentionTile.js';
-import {
-  columnCounts,
-  declareRows,
-  operandBindings,
-  operandColumns,
-  operandConstants,
-  widthOf,
-} from './operands.js';
+import { columnCounts, operandBindings, operandConstants } from './operands.js';
 import type { Binding, OperandConstants } from './operands.js';
 import { readStats } from './packStats.js';
 import { mostSplits } from './mergeSplits.js';
-import { problemUniforms } from './problemUniforms.js';
 import type { SumShape, Tile, TileWork } from './tiles.js';
 import { declare, repeat } from './wgsl.js';
 
@@ -65,19 +56,14 @@ export function mlaAttentionDqWgsl(record: OperandConstants, tile: Tile): string
   const bindings = dqBindings(record);
   const { QK4, DV4 } = columnCounts(record);
   const [sums] = tile.sums;
-  const rows = bindings.map(({ name }) => name).filter((name) => name !== 'stats');
   const stats = bindings.findIndex(({ name }) => name === 'stats');
   return `
-${declareTile(tile)}
-var<workgroup> rows_stats: array<vec2f, ${tile.LEFT}>;
-
-${problemUniforms(bindings.length)}
-${declareRows(bindings, rows, widthOf(record))}
-${operandColumns(record)}
+${attentionHead(record, tile, bindings, ['stats'])}
 ${readStats(stats, 'read')}
-${uniformLengths}
-${keysToWalk}
 ${dOutColumn}
+${keysToWalk}
+
+var<workgroup> rows_stats: array<vec2f, ${tile.LEFT}>;
 
 // exp(scores − lse), 0 where the row does not see the key
 fn probabilities(tile: Tile, m: u32, j: u32, is_all_seen: bool, scores: vec4f, lse: f32) -> vec4f {

@@ -1,5 +1,8 @@
-import { getBackend, getKernel } from '@tensorflow/tfjs-core';
+import { getBackend, getKernel, registerKernel } from '@tensorflow/tfjs-core';
+import type { KernelBackend, TensorInfo } from '@tensorflow/tfjs-core';
 import { fail } from './errors.js';
+import type { KernelInputs } from './kernelInputs.js';
+import { kernelNames } from './names.js';
 import type { KernelName } from './names.js';
 import type { MlaProblem } from './problem.js';
 
@@ -31,10 +34,34 @@ export interface Planner {
   compile(plan: Plan, problem: MlaProblem): Promise<void>;
 }
 
+type Kernel<Inputs, Backend> = (
+  problem: MlaProblem,
+  inputs: Inputs,
+  backend: Backend,
+) => TensorInfo | TensorInfo[];
+
+/** All eight kernels of a backend. */
+export type Kernels<Backend> = { [Name in KernelName]: Kernel<KernelInputs[Name], Backend> };
+
 const planners = new Map<string, Planner>();
 
-/** Called by a backend's kernels when they register; a second call replaces the first. */
-export function registerPlanner(backendName: string, planner: Planner): void {
+/** Registers a backend's kernels and what plans them; kernels that are there already stay. */
+export function registerKernels<Backend extends KernelBackend>(
+  backendName: string,
+  kernels: Kernels<Backend>,
+  planner: Planner,
+): void {
+  for (const kernelName of kernelNames) {
+    if (getKernel(kernelName, backendName)) continue;
+    // every kernel gets its own inputs: they are registered under its own name
+    const kernel = kernels[kernelName] as Kernel<unknown, Backend>;
+    registerKernel({
+      kernelName,
+      backendName,
+      kernelFunc: ({ inputs, backend, attrs }) =>
+        kernel(attrs as unknown as MlaProblem, inputs, backend as Backend),
+    });
+  }
   planners.set(backendName, planner);
 }
 
