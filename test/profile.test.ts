@@ -9,7 +9,7 @@ import './support/losses.js';
 type Kernels = Awaited<ReturnType<typeof tf.profile>>['kernels'];
 
 /** Sizes that meet nowhere else, so that a [sq, skv] matrix is told by its shape. */
-const dims = { b: 2, hq: 4, hkv: 2, sq: 13, skv: 17, dn: 24, dr: 8, dv: 12, r: 40, rr: 20 };
+const dims = { b: 2, hq: 3, hkv: 3, sq: 13, skv: 17, dn: 32, dr: 8, dv: 24, r: 64, rr: 16 };
 
 function shapeIn(layout: Layout, s: number, h: number, d: number): [number, number, number, number] {
   const sizes: Record<string, number> = { b: dims.b, s, h, d };

@@ -9,15 +9,13 @@ import { expectTrue } from './support/expect.js';
 import { differenceQuotients } from './support/finiteDifferences.js';
 import { sizeOf } from './support/inputs.js';
 import { naiveAnswers } from './support/naive.js';
+import { isPage } from './support/onDevice.js';
 
 const cases: Case[] = [...attentionCases, ...decodeCases];
 
 function isEmpty({ b, hq, sq, skv }: Case): boolean {
   return sizeOf([b, hq, sq, skv]) === 0;
 }
-
-/** A browser on two cores has better things to do than the long ones, which run here in Node. */
-const isPage = typeof document !== 'undefined';
 
 describe('reference', () => {
   before(() => tf.setBackend('cpu'));
@@ -40,7 +38,7 @@ describe('reference', () => {
 
   describe('against differences in float64', () => {
     const small = ['one of everything', 'odd columns', 'odd columns, sbhd', 'the whole key is shared'];
-    const ofDecode = ['odd columns', 'one column'];
+    const ofDecode = ['odd columns'];
     const chosen = [
       ...attentionCases.filter(({ name }) => small.includes(name)),
       ...decodeCases.filter(({ name }) => ofDecode.includes(name)),

@@ -22,14 +22,6 @@ export function sizeOf(shape: readonly number[]): number {
   return shape.reduce((size, dim) => size * dim, 1);
 }
 
-/** An optional input that is not there. */
-const absent: Data = { axes: 'd', shape: [0], values: new Float32Array(0) };
-
-function lengths(values: number[] | undefined): Data {
-  const given = values ?? [];
-  return { axes: 'b', shape: [given.length], values: Int32Array.from(given) };
-}
-
 /** Normal numbers around 0.25 (so that a lost sign or a swapped operand shows), the same for the same seed. */
 export function normals(seed: string): () => number {
   const uniform = uniforms(seed);
@@ -48,61 +40,66 @@ export function uniforms(seed: string): () => number {
   };
 }
 
-/** The forward's inputs by the kernel's names, and dOut and dLse. */
-export function inputsOf(c: Case): DataByName {
+interface Sizes {
+  axes: string;
+  sizes: Record<string, number>;
+}
+
+/** Axes and sizes of the float32 inputs of a case, by the kernel's names; those that are absent are left out. */
+function layOut(c: Case): Record<string, Sizes> {
   const { layout, b, hq, sq, skv } = c;
-  const random = (name: string, axes: string, sizes: { s: number; h?: number; d?: number }): Data =>
-    floats(axes, { b, ...sizes }, normals(`${c.op} ${c.name} ${name}`));
-  const dLse = c.hasDLse ? random('dLse', 'bhs', { s: sq, h: hq }) : absent;
+  const rows = (d: number): Sizes => ({ axes: layout, sizes: { b, s: sq, h: hq, d } });
+  const shared = (axes: string, d: number): Sizes => ({ axes, sizes: { b, s: skv, d } });
+  const dLse: Record<string, Sizes> = c.hasDLse ? { dLse: { axes: 'bhs', sizes: { b, h: hq, s: sq } } } : {};
   if (c.op === 'mlaDecode') {
     const { r, rr } = c;
-    return {
-      qLatent: random('qLatent', layout, { s: sq, h: hq, d: r }),
-      qRope: random('qRope', layout, { s: sq, h: hq, d: rr }),
-      cKv: random('cKv', 'bsd', { s: skv, d: r }),
-      kRope: random('kRope', 'bsd', { s: skv, d: rr }),
-      kvLengths: lengths(c.kvLengths),
-      dOut: random('dOut', layout, { s: sq, h: hq, d: r }),
-      dLse,
-    };
+    const caches = { cKv: shared('bsd', r), kRope: shared('bsd', rr) };
+    return { qLatent: rows(r), qRope: rows(rr), ...caches, dOut: rows(r), ...dLse };
   }
   const { hkv, dqk, dr, dv } = c;
+  const keys = (d: number): Sizes => ({ axes: layout, sizes: { b, s: skv, h: hkv, d } });
+  const kRope: Record<string, Sizes> = dr > 0 ? { kRope: shared(layout.replace('h', ''), dr) } : {};
+  return { q: rows(dqk), k: keys(dqk - dr), v: keys(dv), ...kRope, dOut: rows(dv), ...dLse };
+}
+
+/** The forward's inputs by the kernel's names, and dOut and dLse; what is absent has size zero. */
+export function inputsOf(c: Case): DataByName {
+  const absent: Data = { axes: 'd', shape: [0], values: new Float32Array(0) };
+  const lengths = (values: number[] = []): Data => ({
+    axes: 'b',
+    shape: [values.length],
+    values: Int32Array.from(values),
+  });
+  const random = Object.entries(layOut(c)).map(([name, { axes, sizes }]) => [
+    name,
+    floats(axes, sizes, normals(`${c.op} ${c.name} ${name}`)),
+  ]);
   return {
-    q: random('q', layout, { s: sq, h: hq, d: dqk }),
-    k: random('k', layout, { s: skv, h: hkv, d: dqk - dr }),
-    v: random('v', layout, { s: skv, h: hkv, d: dv }),
-    kRope: dr > 0 ? random('kRope', layout.replace('h', ''), { s: skv, d: dr }) : absent,
-    qLengths: lengths(c.qLengths),
+    kRope: absent,
+    dLse: absent,
+    qLengths: lengths(c.op === 'mlaAttention' ? c.qLengths : []),
     kvLengths: lengths(c.kvLengths),
-    dOut: random('dOut', layout, { s: sq, h: hq, d: dv }),
-    dLse,
+    ...(Object.fromEntries(random) as DataByName),
   };
 }
 
 /** The record that the ops would make of the case. */
 export function problemOf(c: Case): MlaProblem {
-  const inputs = inputsOf(c);
-  const described = (name: string): Described => ({ shape: inputs[name].shape, dtype: 'float32' });
-  const { layout, causal, window, kvLengths, softmaxScale } = c;
-  const options = { layout, causal, window, kvLengths, returnLse: c.hasDLse };
+  const inputs = layOut(c);
+  const described = (name: string): Described => {
+    const { axes, sizes } = inputs[name];
+    return { shape: [...axes].map((axis) => sizes[axis]), dtype: 'float32' };
+  };
+  const { layout, causal, window, kvLengths, softmaxScale, hasDLse } = c;
+  const options = { layout, causal, window, kvLengths, returnLse: hasDLse };
   if (c.op === 'mlaDecode') {
     const [qLatent, qRope, cKv, kRope] = ['qLatent', 'qRope', 'cKv', 'kRope'].map(described);
-    return decodeProblem(
-      'test',
-      { qLatent, qRope, cKv, kRope },
-      { ...options, softmaxScale: c.softmaxScale },
-    );
+    const given = { ...options, softmaxScale: c.softmaxScale };
+    return decodeProblem('test', { qLatent, qRope, cKv, kRope }, given);
   }
-  return attentionProblem(
-    'test',
-    { q: described('q'), k: described('k'), v: described('v') },
-    {
-      ...options,
-      softmaxScale,
-      qLengths: c.qLengths,
-      kRope: c.dr > 0 ? described('kRope') : undefined,
-    },
-  );
+  const [q, k, v] = ['q', 'k', 'v'].map(described);
+  const kRope = c.dr > 0 ? described('kRope') : undefined;
+  return attentionProblem('test', { q, k, v }, { ...options, softmaxScale, qLengths: c.qLengths, kRope });
 }
 
 /** A copy with NaN in every row (b, s) from the batch entry's length on: what lies there must not matter. */

@@ -5,7 +5,8 @@ import type { Device } from './devices.js';
 import { poisonPastLengths, sizeOf } from './inputs.js';
 import type { Data, DataByName } from './inputs.js';
 
-const isPage = typeof document !== 'undefined';
+/** Whether this is a browser. */
+export const isPage = typeof document !== 'undefined';
 
 /** Why a case does not run on a device; undefined if it does. */
 export function whySkipped({ cost }: Case, { backend, isSoftware }: Device): string | undefined {
