@@ -16,6 +16,7 @@ const mayImport = {
   'gradients/**': ['src/core/**'],
   'kernels/cpu/**': ['src/core/**'],
   'kernels/webgpu/**': ['src/core/**'],
+  'kernels/wasm/**': ['src/core/**'],
   // Dawn in Node is no part of the package, which runs on whatever WebGPU it finds
   'demo/**': ['src/*.ts', 'src/device/{node,adapter}.ts'],
 };
@@ -32,7 +33,7 @@ const deepImports = {
   message: 'Import the package itself: its dist/ folder breaks in Node and duplicates backends in bundles.',
 };
 const backendValues = {
-  regex: '^@tensorflow/tfjs-(backend-webgpu|node|node-gpu)$',
+  regex: '^@tensorflow/tfjs-(backend-wasm|backend-webgpu|node|node-gpu)$',
   allowTypeImports: true,
   message: 'Types only: the backend reaches a kernel as an argument.',
 };
@@ -45,7 +46,7 @@ const restrictImports = (...patterns) => ({
 });
 
 export default defineConfig(
-  globalIgnores(['dist/', 'runs/', 'test/golden/']),
+  globalIgnores(['dist/', 'runs/', 'test/golden/', 'kernels/wasm/assembly/', 'kernels/wasm/binaries.ts']),
   tseslint.configs.recommendedTypeChecked,
   {
     plugins: { 'import-x': importX },

@@ -1,5 +1,6 @@
 /** The reference against two oracles that share nothing with it: tfjs's own ops with autodiff, and differences. */
 import * as tf from '@tensorflow/tfjs-core';
+import { sizeOf } from '../src/core/layout.js';
 import { attentionCases, decodeCases } from './cases.js';
 import type { Case } from './cases.js';
 import { answersOf } from './support/answers.js';
@@ -7,7 +8,6 @@ import { expectClose, forwardBounds, gradientBounds } from './support/compare.js
 import './support/devices.js';
 import { expectTrue } from './support/expect.js';
 import { differenceQuotients } from './support/finiteDifferences.js';
-import { sizeOf } from './support/inputs.js';
 import { naiveAnswers } from './support/naive.js';
 import { isPage } from './support/onDevice.js';
 

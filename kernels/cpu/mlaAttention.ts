@@ -4,11 +4,11 @@
  */
 import type { MathBackendCPU } from '@tensorflow/tfjs-backend-cpu';
 import type { TensorInfo } from '@tensorflow/tfjs-core';
-import { shapeOf } from '../../src/core/layout.js';
+import { shapeOf, sizeOf } from '../../src/core/layout.js';
 import type { AttentionInputs } from '../../src/core/kernelInputs.js';
 import type { MlaProblem } from '../../src/core/problem.js';
 import { visibleKeys } from '../../src/core/visibility.js';
-import { addDots, addRows, operandsOf, resultRows, runFrom, sizeOf, startOf, writeRow } from './rows.js';
+import { addDots, addRows, operandsOf, resultRows, runFrom, startOf, writeRow } from './rows.js';
 import type { OperandInfos, Operands } from './rows.js';
 
 /** MLAAttention: q, k, v, kRope, qLengths, kvLengths → out, lse. */

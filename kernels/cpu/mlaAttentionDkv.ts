@@ -4,20 +4,11 @@
  */
 import type { MathBackendCPU } from '@tensorflow/tfjs-backend-cpu';
 import type { TensorInfo } from '@tensorflow/tfjs-core';
+import { sizeOf } from '../../src/core/layout.js';
 import type { AttentionInputs, BackwardInputs } from '../../src/core/kernelInputs.js';
 import type { MlaProblem } from '../../src/core/problem.js';
 import { seeingRows } from '../../src/core/visibility.js';
-import {
-  addDots,
-  addRows,
-  floatsOf,
-  operandsOf,
-  resultRows,
-  runFrom,
-  sizeOf,
-  startOf,
-  writeRow,
-} from './rows.js';
+import { addDots, addRows, floatsOf, operandsOf, resultRows, runFrom, startOf, writeRow } from './rows.js';
 import type { OperandInfos } from './rows.js';
 
 /** MLAAttentionDkv: q, k, v, kRope, qLengths, kvLengths, dOut, lse, delta → dK, dV, dKRope. */

@@ -1,21 +1,11 @@
 /** B2-B4 of gradients/README.md: the gradient of the queries, a row at a time like the forward. */
 import type { MathBackendCPU } from '@tensorflow/tfjs-backend-cpu';
 import type { TensorInfo } from '@tensorflow/tfjs-core';
-import { shapeOf } from '../../src/core/layout.js';
+import { shapeOf, sizeOf } from '../../src/core/layout.js';
 import type { AttentionInputs, BackwardInputs } from '../../src/core/kernelInputs.js';
 import type { MlaProblem } from '../../src/core/problem.js';
 import { forEachRow } from './mlaAttention.js';
-import {
-  addDots,
-  addRows,
-  floatsOf,
-  operandsOf,
-  resultRows,
-  runFrom,
-  sizeOf,
-  startOf,
-  writeRow,
-} from './rows.js';
+import { addDots, addRows, floatsOf, operandsOf, resultRows, runFrom, startOf, writeRow } from './rows.js';
 import type { OperandInfos, Rows } from './rows.js';
 
 /** MLAAttentionDq: q, k, v, kRope, qLengths, kvLengths, dOut, lse, delta → dQ. */

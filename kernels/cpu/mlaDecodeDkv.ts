@@ -1,11 +1,12 @@
 /** The gradient of the cache: the latent is key and value, so dCkv is the sum of B5 and B6. */
 import type { MathBackendCPU } from '@tensorflow/tfjs-backend-cpu';
 import type { TensorInfo } from '@tensorflow/tfjs-core';
+import { sizeOf } from '../../src/core/layout.js';
 import type { BackwardInputs, DecodeInputs } from '../../src/core/kernelInputs.js';
 import type { MlaProblem } from '../../src/core/problem.js';
 import { attendDkv } from './mlaAttentionDkv.js';
 import { decodeOperands } from './mlaDecode.js';
-import { resultRows, sizeOf, startOf } from './rows.js';
+import { resultRows, startOf } from './rows.js';
 
 /** MLADecodeDkv: qLatent, qRope, cKv, kRope, kvLengths, dOut, lse, delta → dCkv, dKRope. */
 export function mlaDecodeDkv(

@@ -1,11 +1,12 @@
 /** The gradient of the absorbed queries: mlaAttentionDq.ts with latent and rope part as two tensors. */
 import type { MathBackendCPU } from '@tensorflow/tfjs-backend-cpu';
 import type { TensorInfo } from '@tensorflow/tfjs-core';
+import { sizeOf } from '../../src/core/layout.js';
 import type { BackwardInputs, DecodeInputs } from '../../src/core/kernelInputs.js';
 import type { MlaProblem } from '../../src/core/problem.js';
 import { attendDq } from './mlaAttentionDq.js';
 import { decodeOperands } from './mlaDecode.js';
-import { resultRows, sizeOf } from './rows.js';
+import { resultRows } from './rows.js';
 
 /** MLADecodeDq: qLatent, qRope, cKv, kRope, kvLengths, dOut, lse, delta → dQLatent, dQRope. */
 export function mlaDecodeDq(

@@ -73,10 +73,6 @@ export function integersOf(backend: MathBackendCPU, info: TensorInfo): Int32Arra
   return backend.data.get(info.dataId).values as Int32Array;
 }
 
-export function sizeOf(shape: readonly number[]): number {
-  return shape.reduce((size, dim) => size * dim, 1);
-}
-
 /** x·y over n columns, in float64. */
 export function dot(x: Float32Array, xStart: number, y: Float32Array, yStart: number, n: number): number {
   let sum = 0;

@@ -1,8 +1,6 @@
 /** What differs from call to call without a new shader: sizes, strides, scale, mask. */
 import type { MlaProblem } from '../../src/core/problem.js';
-
-/** Far beyond every index, and still far from the end of i32. */
-const unbounded = 1 << 29;
+import { reach } from '../../src/core/visibility.js';
 
 /** How a kernel cuts up its work, beside the problem itself. */
 export interface Cut {
@@ -38,19 +36,14 @@ const fields: Field[] = [
   ['out_s', 'u32', ({ strides }) => strides.out.s],
   ['out_h', 'u32', ({ strides }) => strides.out.h],
   ['scale', 'f32', ({ softmaxScale }) => softmaxScale],
-  ['left', 'i32', ({ window: [left] }) => (left < 0 ? unbounded : Math.min(left, unbounded))],
-  ['right', 'i32', ({ causal, window: [, right] }) => keysRight(causal !== 'none', right)],
+  ['left', 'i32', (problem) => reach(problem).left],
+  ['right', 'i32', (problem) => reach(problem).right],
   ['is_top_left', 'u32', ({ causal }) => (causal === 'top-left' ? 1 : 0)],
   // WGSL has no literal for it
   ['minus_infinity', 'f32', () => -Infinity],
   ['tiles', 'u32', (_problem, { tiles }) => tiles],
   ['splits', 'u32', (_problem, { splits }) => splits],
 ];
-
-function keysRight(isCausal: boolean, right: number): number {
-  if (isCausal) return 0;
-  return right < 0 ? unbounded : Math.min(right, unbounded);
-}
 
 /** The struct as WGSL, bound as `u`. */
 export function problemUniforms(binding: number): string {

@@ -91,3 +91,7 @@ export function fromHeadsFirst(layout: Layout): number[] {
 export function toBatchFirst(layout: Layout): number[] {
   return layout === 'sbhd' ? [1, 0, 2] : [0, 1, 2];
 }
+
+export function sizeOf(shape: readonly number[]): number {
+  return shape.reduce((size, dim) => size * dim, 1);
+}

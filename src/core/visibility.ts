@@ -5,18 +5,21 @@ export function clampLength(length: number, size: number): number {
   return Math.min(Math.max(length, 0), size);
 }
 
-/** How far a row sees to the left and right of its diagonal, and where the diagonal of row 0 is. */
-function band(
-  { causal, window: [left, right] }: MlaProblem,
-  qLength: number,
-  kvLength: number,
-): { left: number; right: number; first: number } {
-  const seesRight = right < 0 ? Infinity : right;
+/** Far beyond every index, and still far from the end of a 32-bit integer. */
+const unbounded = 1 << 29;
+
+/** How many keys a row sees left and right of its diagonal, the causal mask included. */
+export function reach({ causal, window: [left, right] }: MlaProblem): { left: number; right: number } {
+  const seesRight = right < 0 ? unbounded : Math.min(right, unbounded);
   return {
-    left: left < 0 ? Infinity : left,
-    right: causal === 'none' ? seesRight : Math.min(seesRight, 0),
-    first: causal === 'top-left' ? 0 : kvLength - qLength,
+    left: left < 0 ? unbounded : Math.min(left, unbounded),
+    right: causal === 'none' ? seesRight : 0,
   };
+}
+
+/** The diagonal of row 0. */
+function firstDiagonal({ causal }: MlaProblem, qLength: number, kvLength: number): number {
+  return causal === 'top-left' ? 0 : kvLength - qLength;
 }
 
 /**
@@ -32,7 +35,8 @@ export function visibleKeys(
   kvLength: number,
 ): [lo: number, hi: number] {
   if (i >= qLength) return [0, 0];
-  const { left, right, first } = band(problem, qLength, kvLength);
+  const { left, right } = reach(problem);
+  const first = firstDiagonal(problem, qLength, kvLength);
   const lo = Math.max(0, i + first - left);
   const hi = Math.min(kvLength, i + first + right + 1);
   return hi > lo ? [lo, hi] : [0, 0];
@@ -46,7 +50,8 @@ export function seeingRows(
   kvLength: number,
 ): [lo: number, hi: number] {
   if (j >= kvLength) return [0, 0];
-  const { left, right, first } = band(problem, qLength, kvLength);
+  const { left, right } = reach(problem);
+  const first = firstDiagonal(problem, qLength, kvLength);
   const lo = Math.max(0, j - first - right);
   const hi = Math.min(qLength, j - first + left + 1);
   return hi > lo ? [lo, hi] : [0, 0];

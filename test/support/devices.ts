@@ -1,5 +1,6 @@
 /** Which backends this machine offers, in Node and in a page alike; those it lacks are skipped by name. */
 import '@tensorflow/tfjs-backend-cpu';
+import '@tensorflow/tfjs-backend-wasm';
 import type { WebGPUBackend } from '@tensorflow/tfjs-backend-webgpu';
 import * as tf from '@tensorflow/tfjs-core';
 import { openGpu } from './gpu.js';
@@ -12,7 +13,7 @@ export interface DeviceOptions {
 
 export interface Device {
   readonly name: string;
-  readonly backend: 'cpu' | 'webgpu';
+  readonly backend: 'cpu' | 'wasm' | 'webgpu';
   readonly isSoftware: boolean;
   setUp(options?: DeviceOptions): Promise<void>;
 }
@@ -29,10 +30,11 @@ const stockWebgpu = tf.findBackendFactory('webgpu');
 tf.env().set('IS_TEST', true); // tfjs then throws when a kernel leaks a buffer
 
 export function availableDevices(): Device[] {
-  const cpu: Device = { name: 'cpu', backend: 'cpu', isSoftware: true, setUp: setUpCpu };
-  if (!gpu.adapter) return [cpu];
+  const cpu: Device = { name: 'cpu', backend: 'cpu', isSoftware: true, setUp: () => setBackend('cpu') };
+  const wasm: Device = { name: 'wasm', backend: 'wasm', isSoftware: true, setUp: () => setBackend('wasm') };
+  if (!gpu.adapter) return [cpu, wasm];
   const { name, isSoftware } = gpu.adapter;
-  return [cpu, { name: `webgpu (${name})`, backend: 'webgpu', isSoftware, setUp: setUpWebgpu }];
+  return [cpu, wasm, { name: `webgpu (${name})`, backend: 'webgpu', isSoftware, setUp: setUpWebgpu }];
 }
 
 export function absentDevices(): AbsentDevice[] {
@@ -48,10 +50,6 @@ export function onEachDevice(define: (device: Device) => void, options?: DeviceO
     });
   }
   for (const { name, reason } of absentDevices()) it.skip(`${name}: ${reason}`);
-}
-
-async function setUpCpu(): Promise<void> {
-  await setBackend('cpu');
 }
 
 async function setUpWebgpu({ own = false }: DeviceOptions = {}): Promise<void> {

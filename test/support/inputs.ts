@@ -1,4 +1,5 @@
 /** Tensors as plain data, random but seeded, and the problem that a case describes. */
+import { sizeOf } from '../../src/core/layout.js';
 import { attentionProblem, decodeProblem } from '../../src/core/problem.js';
 import type { Described, MlaProblem } from '../../src/core/problem.js';
 import type { Case } from '../cases.js';
@@ -16,10 +17,6 @@ export type DataByName = Record<string, Data>;
 export function floats(axes: string, sizes: Record<string, number>, next: () => number): Data {
   const shape = [...axes].map((axis) => sizes[axis]);
   return { axes, shape, values: Float32Array.from({ length: sizeOf(shape) }, next) };
-}
-
-export function sizeOf(shape: readonly number[]): number {
-  return shape.reduce((size, dim) => size * dim, 1);
 }
 
 /** Normal numbers around 0.25 (so that a lost sign or a swapped operand shows), the same for the same seed. */

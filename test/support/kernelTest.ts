@@ -1,6 +1,7 @@
 /** The life of every kernel's test file: all cases on all devices against the reference. */
 import * as tf from '@tensorflow/tfjs-core';
 import '../../src/index.js';
+import '../../src/wasm.js';
 import '../../src/webgpu.js';
 import { attentionCases, decodeCases } from '../cases.js';
 import type { Case } from '../cases.js';

@@ -1,8 +1,9 @@
 /** Plain data into tensors of the current backend and back, with traps around them. */
 import * as tf from '@tensorflow/tfjs-core';
+import { sizeOf } from '../../src/core/layout.js';
 import type { Case } from '../cases.js';
 import type { Device } from './devices.js';
-import { poisonPastLengths, sizeOf } from './inputs.js';
+import { poisonPastLengths } from './inputs.js';
 import type { Data, DataByName } from './inputs.js';
 
 /** Whether this is a browser. */
@@ -10,8 +11,8 @@ export const isPage = typeof document !== 'undefined';
 
 /** Why a case does not run on a device; undefined if it does. */
 export function whySkipped({ cost }: Case, { backend, isSoftware }: Device): string | undefined {
-  if (backend === 'cpu' || !isSoftware || cost === 'small') return undefined;
-  if (cost === 'large') return 'large, runs on hardware and on the cpu backend';
+  if (backend !== 'webgpu' || !isSoftware || cost === 'small') return undefined;
+  if (cost === 'large') return 'large, runs on hardware and on the CPU backends';
   return isPage ? 'medium, runs in Node' : undefined;
 }
 

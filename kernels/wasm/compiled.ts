@@ -1,0 +1,75 @@
+/** The compiled kernels: which of the variants an engine gets, and an instance on a given memory. */
+import { relaxedSimd, sharedRelaxedSimd, sharedSimd, simd } from './binaries.js';
+
+/** Numbers of the kernels in assembly/index.ts; MLADecode's are the same as MLAAttention's. */
+export const kernelIds = { forward: 0, delta: 1, dq: 2, dkv: 3 } as const;
+
+/** What assembly/index.ts exports. Addresses are bytes in the memory that the instance was made on. */
+export interface CompiledKernels {
+  problemBytes(): number;
+  scratchBytes(kernel: number, problem: number): number;
+  run(kernel: number, problem: number, scratch: number): void;
+}
+
+export interface Variant {
+  hasRelaxedSimd: boolean;
+  isShared: boolean;
+}
+
+const binaries = { simd, relaxedSimd, sharedSimd, sharedRelaxedSimd };
+const modules = new Map<keyof typeof binaries, WebAssembly.Module>();
+
+/** The variant for a memory, on this engine. */
+export function variantFor(memory: WebAssembly.Memory): Variant {
+  return { hasRelaxedSimd: engineHas('relaxedSimd'), isShared: !(memory.buffer instanceof ArrayBuffer) };
+}
+
+/** Throws if the engine has no SIMD. */
+export function compiledModule({ hasRelaxedSimd, isShared }: Variant): WebAssembly.Module {
+  const name = isShared
+    ? hasRelaxedSimd
+      ? 'sharedRelaxedSimd'
+      : 'sharedSimd'
+    : hasRelaxedSimd
+      ? 'relaxedSimd'
+      : 'simd';
+  const known = modules.get(name);
+  if (known) return known;
+  if (!engineHas('simd')) {
+    throw new Error(
+      "tfjs-mla/wasm: required: WebAssembly SIMD, which this engine lacks; use tfjs's cpu backend",
+    );
+  }
+  const module = new WebAssembly.Module(bytesOf(binaries[name]));
+  modules.set(name, module);
+  return module;
+}
+
+const instances = new WeakMap<WebAssembly.Memory, CompiledKernels>();
+
+/** The kernels on a memory: the same instance every time. */
+export function kernelsFor(memory: WebAssembly.Memory): CompiledKernels {
+  const known = instances.get(memory);
+  if (known) return known;
+  const kernels = instantiate(compiledModule(variantFor(memory)), memory);
+  instances.set(memory, kernels);
+  return kernels;
+}
+
+function instantiate(module: WebAssembly.Module, memory: WebAssembly.Memory): CompiledKernels {
+  // WebAssembly has no logarithm of its own
+  const instance = new WebAssembly.Instance(module, { env: { memory }, host: { log: Math.log } });
+  return instance.exports as unknown as CompiledKernels;
+}
+
+const engine = new Map<string, boolean>();
+
+function engineHas(name: 'simd' | 'relaxedSimd'): boolean {
+  const known = engine.get(name) ?? WebAssembly.validate(bytesOf(binaries[name]));
+  engine.set(name, known);
+  return known;
+}
+
+function bytesOf(base64: string): Uint8Array<ArrayBuffer> {
+  return Uint8Array.from(atob(base64), (character) => character.charCodeAt(0));
+}

@@ -1,0 +1,125 @@
+/**
+ * Where a call's tensors lie: in the memory of tfjs's backend itself or, should a build of it not show its memory, in
+ * one of our own with copies to and fro. The only file that knows BackendWasm's insides.
+ */
+import type { BackendWasm } from '@tensorflow/tfjs-backend-wasm';
+import type { TensorInfo } from '@tensorflow/tfjs-core';
+import { sizeOf } from '../../src/core/layout.js';
+
+/** The memory of one call. Whoever begins one owes it `end`, in every path. */
+export interface CallMemory {
+  readonly memory: WebAssembly.Memory;
+  /** The address of a tensor's values. */
+  read(info: TensorInfo): number;
+  /** Likewise, of a tensor that the kernel writes as a whole. */
+  write(info: TensorInfo): number;
+  /** May grow the memory, which detaches its buffer but leaves addresses as they are. */
+  allocate(bytes: number): number;
+  /** Gives back what was allocated. */
+  end(): void;
+}
+
+/** What we use of the module that Emscripten made of tfjs's kernels. */
+interface EmscriptenModule {
+  asm?: { memory?: WebAssembly.Memory };
+  HEAPU8: Uint8Array;
+  _malloc(bytes: number): number;
+  _free(address: number): void;
+}
+
+function emscripten({ wasm }: BackendWasm): EmscriptenModule {
+  return wasm as unknown as EmscriptenModule;
+}
+
+export function beginCall(backend: BackendWasm): CallMemory {
+  const { asm } = emscripten(backend);
+  return asm?.memory instanceof WebAssembly.Memory
+    ? new MemoryInPlace(backend, asm.memory)
+    : new MemoryOfCopies(backend);
+}
+
+class MemoryInPlace implements CallMemory {
+  private readonly allocated: number[] = [];
+
+  constructor(
+    private readonly backend: BackendWasm,
+    readonly memory: WebAssembly.Memory,
+  ) {}
+
+  read(info: TensorInfo): number {
+    return addressOf(this.backend, info);
+  }
+
+  write(info: TensorInfo): number {
+    return addressOf(this.backend, info);
+  }
+
+  allocate(bytes: number): number {
+    const address = emscripten(this.backend)._malloc(bytes) >>> 0;
+    if (address === 0 && bytes > 0) throwFull(bytes);
+    this.allocated.push(address);
+    return address;
+  }
+
+  end(): void {
+    for (const address of this.allocated.splice(0)) emscripten(this.backend)._free(address);
+  }
+}
+
+/** Kept from call to call: memory can grow, but not shrink. */
+const ownMemory = new WebAssembly.Memory({ initial: 1 });
+
+class MemoryOfCopies implements CallMemory {
+  readonly memory = ownMemory;
+  private readonly written: { info: TensorInfo; address: number }[] = [];
+  // 0 stands for a tensor that is absent
+  private next = 16;
+
+  constructor(private readonly backend: BackendWasm) {}
+
+  read(info: TensorInfo): number {
+    const address = this.allocate(bytesOf(info));
+    new Uint8Array(this.memory.buffer, address, bytesOf(info)).set(this.valuesOf(info));
+    return address;
+  }
+
+  write(info: TensorInfo): number {
+    const address = this.allocate(bytesOf(info));
+    this.written.push({ info, address });
+    return address;
+  }
+
+  allocate(bytes: number): number {
+    const address = this.next;
+    this.next += Math.ceil(bytes / 16) * 16;
+    const missing = this.next - this.memory.buffer.byteLength;
+    if (missing > 0) this.memory.grow(Math.ceil(missing / 65536));
+    return address;
+  }
+
+  end(): void {
+    for (const { info, address } of this.written) {
+      this.valuesOf(info).set(new Uint8Array(this.memory.buffer, address, bytesOf(info)));
+    }
+  }
+
+  private valuesOf(info: TensorInfo): Uint8Array {
+    const address = addressOf(this.backend, info);
+    return emscripten(this.backend).HEAPU8.subarray(address, address + bytesOf(info));
+  }
+}
+
+/** The backend itself does not look whether it got memory for a tensor. */
+function addressOf(backend: BackendWasm, info: TensorInfo): number {
+  const { memoryOffset } = backend.dataIdMap.get(info.dataId);
+  if (memoryOffset === 0 && bytesOf(info) > 0) throwFull(bytesOf(info));
+  return memoryOffset;
+}
+
+function bytesOf({ shape }: TensorInfo): number {
+  return 4 * sizeOf(shape);
+}
+
+function throwFull(bytes: number): never {
+  throw new Error(`tfjs-mla/wasm: the backend's memory is full: no room for ${bytes} bytes more`);
+}
