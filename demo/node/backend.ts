@@ -11,13 +11,13 @@ export interface ChosenBackend {
   passedOver: string[];
 }
 
-export const backendNames = ['tensorflow', 'webgpu', 'cpu'] as const;
+export const backendNames = ['tensorflow', 'webgpu', 'wasm', 'cpu'] as const;
 
 export type BackendName = (typeof backendNames)[number];
 
 /**
  * Makes the best backend current that this machine has and that has kernels of ours: tensorflow, else a real GPU
- * through WebGPU, else cpu. WebGPU in software is slower than cpu and has to be asked for. Throws if the one that is
+ * through WebGPU, else wasm. cpu and WebGPU in software are slower and have to be asked for. Throws if the one that is
  * asked for is absent.
  */
 export async function chooseBackend(wanted?: BackendName): Promise<ChosenBackend> {
@@ -34,11 +34,16 @@ export async function chooseBackend(wanted?: BackendName): Promise<ChosenBackend
     if (!missing && dawn.adapter) return useWebgpu(dawn.adapter.name, passedOver);
     passedOver.push(`webgpu: ${missing}`);
   }
-  if (wanted !== undefined && wanted !== 'cpu') {
-    throw new Error(`backend ${wanted} was asked for and is not here: ${passedOver.join('; ')}`);
+  if (wanted === undefined || wanted === 'wasm') {
+    await import('@tensorflow/tfjs-backend-wasm');
+    await import('../../src/wasm.js');
+    return use('wasm', 'WebAssembly SIMD, one core', passedOver);
   }
-  await import('@tensorflow/tfjs-backend-cpu');
-  return use('cpu', 'JavaScript, one core', passedOver);
+  if (wanted === 'cpu') {
+    await import('@tensorflow/tfjs-backend-cpu');
+    return use('cpu', 'JavaScript, one core', passedOver);
+  }
+  throw new Error(`backend ${wanted} was asked for and is not here: ${passedOver.join('; ')}`);
 }
 
 function missingTensorflow(): string | undefined {
@@ -49,7 +54,7 @@ function missingTensorflow(): string | undefined {
 function missingWebgpu(dawn: OpenedDawn, acceptSoftware: boolean): string | undefined {
   if (!dawn.adapter) return dawn.reason;
   const { name, isSoftware } = dawn.adapter;
-  return isSoftware && !acceptSoftware ? `${name} computes in software, slower than cpu` : undefined;
+  return isSoftware && !acceptSoftware ? `${name} computes in software, slower than wasm` : undefined;
 }
 
 async function useWebgpu(device: string, passedOver: string[]): Promise<ChosenBackend> {

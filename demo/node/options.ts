@@ -51,6 +51,7 @@ export function readOptions(argv: readonly string[]): TrainOptions {
       new Option('--backend <name>', 'compute with this backend (default: the best one here)').choices([
         'tensorflow',
         'webgpu',
+        'wasm',
         'cpu',
       ]),
     )

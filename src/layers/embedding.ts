@@ -1,10 +1,11 @@
-import { cast, gather, matMul, oneHot, reshape, serialization, tidy } from '@tensorflow/tfjs-core';
+import { cast, gather, oneHot, reshape, serialization, tidy } from '@tensorflow/tfjs-core';
 import type { Tensor, Tensor1D, Tensor2D } from '@tensorflow/tfjs-core';
 import { layers } from '@tensorflow/tfjs-layers';
 import type { LayerVariable, Shape } from '@tensorflow/tfjs-layers';
 import { withGradient } from '../core/tensors.js';
 import { checkPositive, first, firstShape, normal } from './layerTypes.js';
 import type { LayerArgs } from './layerTypes.js';
+import { product } from './linear.js';
 import { asMatrix } from './rowwise.js';
 
 /**
@@ -28,7 +29,7 @@ function lookUp(table: Tensor2D, ids: Tensor1D): Tensor {
     (rows) => ({ value: gather(rows, ids), saved: [ids] }),
     (dRows, [flat]) => {
       const chosen = oneHot(flat, table.shape[0]) as Tensor2D;
-      return [matMul(chosen, asMatrix(dRows), true, false)];
+      return [product(chosen, asMatrix(dRows), 'a')];
     },
   );
 }
