@@ -21,12 +21,18 @@ const here = import.meta.dirname;
 const binaries = join(here, 'binaries.ts');
 const compiler = fileURLToPath(import.meta.resolve('assemblyscript/bin/asc.js'));
 
+const kernels = join(here, 'assembly/index.ts');
+const threads = join(here, 'assembly/threads.ts');
+
+// the engine wants a maximum: all that 32 bits can address
+const shared = ['--sharedMemory', '--maximumMemory', '65536'];
+
 const variants = {
-  simd: [],
-  relaxedSimd: ['--enable', 'relaxed-simd'],
-  // for tfjs's threaded build; the engine wants a maximum, all that 32 bits can address
-  sharedSimd: ['--enable', 'threads', '--sharedMemory', '--maximumMemory', '65536'],
-  sharedRelaxedSimd: ['--enable', 'threads,relaxed-simd', '--sharedMemory', '--maximumMemory', '65536'],
+  simd: [kernels],
+  relaxedSimd: [kernels, '--enable', 'relaxed-simd'],
+  // for tfjs's threaded build, whose memory is shared
+  sharedSimd: [kernels, threads, ...shared, '--enable', 'threads'],
+  sharedRelaxedSimd: [kernels, threads, ...shared, '--enable', 'threads,relaxed-simd'],
 };
 
 const flags = [
@@ -37,16 +43,9 @@ const flags = [
   ...['--disableWarning', '112', '--pedantic'],
 ];
 
-async function compile(folder: string, name: string, extra: string[]): Promise<string> {
+async function compile(folder: string, name: string, args: string[]): Promise<string> {
   const outFile = join(folder, `${name}.wasm`);
-  await run(process.execPath, [
-    compiler,
-    join(here, 'assembly/index.ts'),
-    '--outFile',
-    outFile,
-    ...flags,
-    ...extra,
-  ]);
+  await run(process.execPath, [compiler, ...args, '--outFile', outFile, ...flags]);
   return `export const ${name} = '${readFileSync(outFile).toString('base64')}';`;
 }
 
@@ -64,7 +63,7 @@ const stamp = `// compiled from ${fingerprint()}`;
 if (!existsSync(binaries) || !readFileSync(binaries, 'utf8').startsWith(stamp)) {
   const folder = mkdtempSync(join(tmpdir(), 'tfjs-mla-'));
   try {
-    const lines = Object.entries(variants).map(([name, extra]) => compile(folder, name, extra));
+    const lines = Object.entries(variants).map(([name, args]) => compile(folder, name, args));
     const text = [stamp, '// by npm run build:wasm; base64', ...(await Promise.all(lines)), ''].join('\n');
     // whole or not at all
     writeFileSync(`${binaries}.partial`, text);

@@ -6,42 +6,44 @@ export const kernelIds = { forward: 0, delta: 1, dq: 2, dkv: 3 } as const;
 
 /** What assembly/index.ts exports. Addresses are bytes in the memory that the instance was made on. */
 export interface CompiledKernels {
+  LEFT: WebAssembly.Global<'i32'>;
+  RIGHT: WebAssembly.Global<'i32'>;
   problemBytes(): number;
   scratchBytes(kernel: number, problem: number): number;
   run(kernel: number, problem: number, scratch: number): void;
 }
 
-export interface Variant {
-  hasRelaxedSimd: boolean;
-  isShared: boolean;
+/** What assembly/threads.ts adds in the variants for shared memory. */
+export interface ThreadedKernels extends CompiledKernels {
+  jobBytes(): number;
+  runOnThreads(job: number, kernel: number, problem: number, scratch: number, scratchBytes: number): void;
 }
 
 const binaries = { simd, relaxedSimd, sharedSimd, sharedRelaxedSimd };
-const modules = new Map<keyof typeof binaries, WebAssembly.Module>();
 
-/** The variant for a memory, on this engine. */
-export function variantFor(memory: WebAssembly.Memory): Variant {
-  return { hasRelaxedSimd: engineHas('relaxedSimd'), isShared: !(memory.buffer instanceof ArrayBuffer) };
+export type Variant = keyof typeof binaries;
+
+const modules = new Map<Variant, WebAssembly.Module>();
+
+export function isShared(memory: WebAssembly.Memory): boolean {
+  return !(memory.buffer instanceof ArrayBuffer);
 }
 
-/** Throws if the engine has no SIMD. */
-export function compiledModule({ hasRelaxedSimd, isShared }: Variant): WebAssembly.Module {
-  const name = isShared
-    ? hasRelaxedSimd
-      ? 'sharedRelaxedSimd'
-      : 'sharedSimd'
-    : hasRelaxedSimd
-      ? 'relaxedSimd'
-      : 'simd';
-  const known = modules.get(name);
-  if (known) return known;
+/** The variant for a memory on this engine. Throws if the engine has no SIMD. */
+export function variantFor(memory: WebAssembly.Memory): Variant {
   if (!engineHas('simd')) {
     throw new Error(
       "tfjs-mla/wasm: required: WebAssembly SIMD, which this engine lacks; use tfjs's cpu backend",
     );
   }
-  const module = new WebAssembly.Module(bytesOf(binaries[name]));
-  modules.set(name, module);
+  if (engineHas('relaxedSimd')) return isShared(memory) ? 'sharedRelaxedSimd' : 'relaxedSimd';
+  return isShared(memory) ? 'sharedSimd' : 'simd';
+}
+
+export function moduleFor(memory: WebAssembly.Memory): WebAssembly.Module {
+  const variant = variantFor(memory);
+  const module = modules.get(variant) ?? new WebAssembly.Module(bytesOf(binaries[variant]));
+  modules.set(variant, module);
   return module;
 }
 
@@ -51,7 +53,7 @@ const instances = new WeakMap<WebAssembly.Memory, CompiledKernels>();
 export function kernelsFor(memory: WebAssembly.Memory): CompiledKernels {
   const known = instances.get(memory);
   if (known) return known;
-  const kernels = instantiate(compiledModule(variantFor(memory)), memory);
+  const kernels = instantiate(moduleFor(memory), memory);
   instances.set(memory, kernels);
   return kernels;
 }
@@ -62,9 +64,9 @@ function instantiate(module: WebAssembly.Module, memory: WebAssembly.Memory): Co
   return instance.exports as unknown as CompiledKernels;
 }
 
-const engine = new Map<string, boolean>();
+const engine = new Map<Variant, boolean>();
 
-function engineHas(name: 'simd' | 'relaxedSimd'): boolean {
+export function engineHas(name: 'simd' | 'relaxedSimd'): boolean {
   const known = engine.get(name) ?? WebAssembly.validate(bytesOf(binaries[name]));
   engine.set(name, known);
   return known;

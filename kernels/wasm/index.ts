@@ -1,10 +1,11 @@
 /** Our SIMD kernels as those of tfjs's 'wasm' backend. */
 import type { BackendWasm } from '@tensorflow/tfjs-backend-wasm';
+import { backend, getBackend } from '@tensorflow/tfjs-core';
+import { fail } from '../../src/core/errors.js';
 import * as names from '../../src/core/names.js';
-import type { KernelName } from '../../src/core/names.js';
-import type { MlaProblem } from '../../src/core/problem.js';
 import { registerKernels } from '../../src/core/register.js';
-import type { Kernels, Plan } from '../../src/core/register.js';
+import type { Kernels } from '../../src/core/register.js';
+import { backendName, plan } from './plan.js';
 import {
   attentionTensors,
   decodeTensors,
@@ -16,8 +17,7 @@ import {
   runDelta,
   runForward,
 } from './run.js';
-
-const backendName = 'wasm';
+import { startPool, stopPool } from './threads.js';
 
 const kernels: Kernels<BackendWasm> = {
   [names.MLAAttention]: (problem, inputs, backend) =>
@@ -37,15 +37,26 @@ export function registerWasmKernels(): void {
   registerKernels(backendName, kernels, { plan, compile: () => Promise.resolve() });
 }
 
-function plan(kernel: KernelName, { precision }: MlaProblem): Plan {
-  const isNarrow = precision !== 'float32' && precision !== 'auto';
-  return {
-    kernel,
-    backend: backendName,
-    lane: 'simd',
-    computePrecision: 'float32',
-    tile: {},
-    cacheKey: '',
-    passedOver: isNarrow ? [{ candidate: precision, reason: 'the wasm backend computes in float32' }] : [],
-  };
+/**
+ * Lets `count` threads share the work of every kernel of ours, with the same results bit for bit; by default one for
+ * each processor, 8 at most. Resolves to the number of threads that there are then: 1 where the memory of tfjs's
+ * backend is not shared, as in Node and in pages that are not cross-origin isolated.
+ *
+ * Throws if the current backend is not 'wasm' or count is not a positive integer; rejects if a worker cannot start.
+ */
+export async function startThreads(count = Math.min(8, navigator.hardwareConcurrency)): Promise<number> {
+  if (!Number.isInteger(count) || count < 1) {
+    fail('startThreads', `count must be a positive integer, got ${String(count)}`);
+  }
+  return startPool(currentBackend('startThreads'), count);
+}
+
+/** Ends the threads that startThreads started. */
+export function stopThreads(): void {
+  stopPool(currentBackend('stopThreads'));
+}
+
+function currentBackend(fn: string): BackendWasm {
+  if (getBackend() !== backendName) fail(fn, `the backend must be '${backendName}', got '${getBackend()}'`);
+  return backend() as BackendWasm;
 }

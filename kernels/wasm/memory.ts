@@ -32,10 +32,25 @@ function emscripten({ wasm }: BackendWasm): EmscriptenModule {
 }
 
 export function beginCall(backend: BackendWasm): CallMemory {
-  const { asm } = emscripten(backend);
-  return asm?.memory instanceof WebAssembly.Memory
-    ? new MemoryInPlace(backend, asm.memory)
-    : new MemoryOfCopies(backend);
+  const memory = memoryOf(backend);
+  return memory ? new MemoryInPlace(backend, memory) : new MemoryOfCopies(backend);
+}
+
+/** The backend's memory, if this build of it shows it. */
+export function memoryOf(backend: BackendWasm): WebAssembly.Memory | undefined {
+  const memory = emscripten(backend).asm?.memory;
+  return memory instanceof WebAssembly.Memory ? memory : undefined;
+}
+
+/** The address of new memory from the backend's own allocator. Throws if there is none left. */
+export function allocate(backend: BackendWasm, bytes: number): number {
+  const address = emscripten(backend)._malloc(bytes) >>> 0;
+  if (address === 0 && bytes > 0) throwFull(bytes);
+  return address;
+}
+
+export function release(backend: BackendWasm, address: number): void {
+  emscripten(backend)._free(address);
 }
 
 class MemoryInPlace implements CallMemory {
@@ -55,19 +70,18 @@ class MemoryInPlace implements CallMemory {
   }
 
   allocate(bytes: number): number {
-    const address = emscripten(this.backend)._malloc(bytes) >>> 0;
-    if (address === 0 && bytes > 0) throwFull(bytes);
+    const address = allocate(this.backend, bytes);
     this.allocated.push(address);
     return address;
   }
 
   end(): void {
-    for (const address of this.allocated.splice(0)) emscripten(this.backend)._free(address);
+    for (const address of this.allocated.splice(0)) release(this.backend, address);
   }
 }
 
-/** Kept from call to call: memory can grow, but not shrink. */
-const ownMemory = new WebAssembly.Memory({ initial: 1 });
+/** For backends that hide theirs. Kept from call to call: memory can grow, but not shrink. */
+export const ownMemory = new WebAssembly.Memory({ initial: 1 });
 
 class MemoryOfCopies implements CallMemory {
   readonly memory = ownMemory;

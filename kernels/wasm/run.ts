@@ -10,10 +10,11 @@ import type {
 } from '../../src/core/kernelInputs.js';
 import { shapeOf, sizeOf } from '../../src/core/layout.js';
 import type { MlaProblem } from '../../src/core/problem.js';
-import { kernelsFor, kernelIds } from './compiled.js';
+import { kernelIds } from './compiled.js';
 import { beginCall } from './memory.js';
 import { blockBytes, writeProblemBlock } from './problemBlock.js';
 import type { AddressName } from './problemBlock.js';
+import { runOnAllThreads } from './threads.js';
 
 type Tensors = Partial<Record<AddressName, TensorInfo>>;
 
@@ -158,10 +159,9 @@ function runCompiled(
     const addresses: Partial<Record<AddressName, number>> = {};
     for (const [name, info] of Object.entries(reads)) addresses[name as AddressName] = call.read(info);
     for (const [name, info] of Object.entries(writes)) addresses[name as AddressName] = call.write(info);
-    const kernels = kernelsFor(call.memory);
     const block = call.allocate(blockBytes);
     writeProblemBlock(new DataView(call.memory.buffer, block, blockBytes), problem, addresses);
-    kernels.run(id, block, call.allocate(kernels.scratchBytes(id, block)));
+    runOnAllThreads(call.memory, id, block, (bytes) => call.allocate(bytes));
   } finally {
     call.end();
   }

@@ -23,6 +23,7 @@ export function linear(x: Tensor, weight: Tensor, shape: number[], bias?: Tensor
  */
 export function product(a: Tensor, b: Tensor, transposed?: 'a' | 'b'): Tensor2D {
   const [isA, isB] = [transposed === 'a', transposed === 'b'];
-  if (getBackend() !== 'wasm') return matMul(a as Tensor2D, b as Tensor2D, isA, isB);
+  // few rows are not worth the turning of a whole weight
+  if (getBackend() !== 'wasm' || a.shape[0] < 3) return matMul(a as Tensor2D, b as Tensor2D, isA, isB);
   return tidy(() => matMul<Tensor2D>(isA ? transpose(a) : a, isB ? transpose(b) : b));
 }

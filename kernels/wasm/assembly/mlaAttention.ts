@@ -10,8 +10,6 @@ import { log } from './host';
 import { Operand, columnPanels, depthOf, packColumns, packPanels, packRows, rowAt } from './operands';
 import { Problem, Tensor, rowsOf } from './problem';
 import {
-  LEFT,
-  RIGHT,
   beginQueryTile,
   firstRow,
   keyHead,
@@ -22,7 +20,7 @@ import {
 } from './queryTile';
 import { takeFloats } from './scratch';
 import { exp, maxOfLanes, splat, sumOfLanes } from './simd';
-import { PANEL, QUAD, fill, multiplyQuad, panelsOf, scale, writeRow } from './tile';
+import { LEFT, PANEL, QUAD, RIGHT, fill, multiplyQuad, panelsOf, scale, writeRow } from './tile';
 import { beginQuad, quadFrom, quadTo, rangeOf, seenFrom, seenTo } from './visibility';
 
 let depth: i32 = 0;

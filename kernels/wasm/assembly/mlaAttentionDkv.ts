@@ -9,7 +9,7 @@ import { Problem, Tensor, rowsOf } from './problem';
 import { statOffset } from './queryTile';
 import { takeBytes, takeFloats } from './scratch';
 import { exp } from './simd';
-import { PANEL, QUAD, fill, multiplyQuad, panelsOf, writeRow } from './tile';
+import { LEFT, PANEL, QUAD, RIGHT, fill, multiplyQuad, panelsOf, writeRow } from './tile';
 import {
   beginQuad,
   joinRanges,
@@ -23,9 +23,6 @@ import {
   seenTo,
   setSeeingRows,
 } from './visibility';
-
-const LEFT = 64;
-const RIGHT = 64;
 
 let queryHeads: Heads = changetype<Heads>(0);
 let keyHead: Heads = changetype<Heads>(0);

@@ -5,8 +5,6 @@
 import { Operand, columnPanels, depthOf, packColumns, packPanels, packRows, rowAt } from './operands';
 import { Problem, Tensor, rowsOf } from './problem';
 import {
-  LEFT,
-  RIGHT,
   beginQueryTile,
   firstRow,
   keyHead,
@@ -17,7 +15,7 @@ import {
 } from './queryTile';
 import { takeFloats } from './scratch';
 import { exp, splat } from './simd';
-import { PANEL, QUAD, fill, multiplyQuad, panelsOf, writeRow } from './tile';
+import { LEFT, PANEL, QUAD, RIGHT, fill, multiplyQuad, panelsOf, writeRow } from './tile';
 import { beginQuad, quadFrom, quadTo, rangeOf, seenFrom, seenTo } from './visibility';
 
 let depth: i32 = 0;

@@ -1,11 +1,9 @@
 /** What the forward and Dq share: a unit of work owns LEFT packed rows of queries and walks over the keys they see. */
+import { Heads } from './operands';
 import { Problem } from './problem';
 import { takeBytes } from './scratch';
-import { Heads } from './operands';
+import { LEFT } from './tile';
 import { joinRanges, keysThatExist, placeRanges, rangeOf, rowsThatExist, setVisibleKeys } from './visibility';
-
-export const LEFT = 64;
-export const RIGHT = 64;
 
 /** The heads that the tile's rows belong to, and the one of its keys. */
 export let queryHeads: Heads = changetype<Heads>(0);

@@ -4,6 +4,10 @@
  */
 import { addProduct, splat } from './simd';
 
+/** Rows that a unit of work owns, and rows of the other operand that a step of its walk brings. */
+export const LEFT: i32 = 64;
+export const RIGHT: i32 = 64;
+
 export const QUAD = 4;
 export const PANEL = 8;
 export const PANEL_BYTES = 4 * PANEL;
