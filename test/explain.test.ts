@@ -5,7 +5,7 @@ import { compiledKeys } from '../kernels/webgpu/pipeline.js';
 import { explain, mlaAttention, mlaDecode } from '../src/index.js';
 import type { KernelName } from '../src/index.js';
 import '../src/webgpu.js';
-import { onEachDevice } from './support/devices.js';
+import { onEachDevice, threadsInIsolation } from './support/devices.js';
 import { expectEqual, expectTrue } from './support/expect.js';
 import './support/losses.js';
 
@@ -18,6 +18,8 @@ const kernels = {
   mlaAttention: ['MLAAttention', 'MLAAttentionDq', 'MLAAttentionDkv'],
   mlaDecode: ['MLADecode', 'MLADecodeDq', 'MLADecodeDkv'],
 } as const;
+
+const lanes = { cpu: ['reference'], wasm: ['SIMD', 'relaxed SIMD'], webgpu: ['T1'] };
 
 function ones4(shape: number[]): tf.Tensor4D {
   return tf.ones<tf.Rank.R4>(shape as [number, number, number, number]);
@@ -64,8 +66,8 @@ describe('explain', () => {
               ? explain('mlaDecode', decode, decodeOptions, kernel)
               : explain('mlaAttention', attention, {}, kernel);
           const { kernel: name, backend: where, lane, computePrecision } = plan;
-          const expectedLane = backend === 'cpu' ? 'reference' : 'T1';
-          expectEqual([name, where, lane, computePrecision], [kernel, backend, expectedLane, 'float32']);
+          expectEqual([name, where, computePrecision], [kernel, backend, 'float32']);
+          expectTrue(lanes[backend].includes(lane), `no lane of ${backend}: ${lane}`);
           for (const { candidate, reason } of plan.passedOver) {
             expectTrue(
               candidate !== '' && reason !== '',
@@ -104,6 +106,19 @@ describe('explain', () => {
           ],
         });
         expectEqual(explain('mlaAttention', attention, { precision: 'auto' }).passedOver, []);
+      });
+      return;
+    }
+
+    if (backend === 'wasm') {
+      it('says on wasm how many threads there are, and why no more', () => {
+        const { tile, cacheKey, passedOver } = explain('mlaAttention', attention, { precision: 'float16' });
+        const isShared = cacheKey.startsWith('shared');
+        expectEqual(isShared, globalThis.crossOriginIsolated === true, 'shared memory');
+        expectEqual(tile, { LEFT: 64, RIGHT: 64, THREADS: isShared ? threadsInIsolation : 1 });
+        const candidates = passedOver.map(({ candidate }) => candidate);
+        expectEqual(candidates.includes('float16'), true, 'float16 is passed over');
+        expectEqual(candidates.includes('threads'), !isShared, 'threads are passed over');
       });
       return;
     }

@@ -124,8 +124,14 @@ describe('trainer', () => {
         [],
         'kernels with outputs [..., s, s]',
       );
+      // on wasm, matrices are turned before products: see src/layers/linear.ts
+      const isTurnedMatrix = (inputShapes: number[][]): boolean =>
+        device.backend === 'wasm' && inputShapes.every((shape) => shape.length === 2);
+      const copies = kernels.filter(
+        ({ name, inputShapes }) => name === 'Tile' || (name === 'Transpose' && !isTurnedMatrix(inputShapes)),
+      );
       expectEqual(
-        names.filter((name) => name === 'Transpose' || name === 'Tile'),
+        copies.map(({ name }) => name),
         [],
         'copies',
       );

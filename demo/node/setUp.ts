@@ -71,9 +71,11 @@ function withOptions({ model, training, about }: Preset, options: TrainOptions):
   };
 }
 
-/** Sets the steps so that the rest of the time given is used, by the pace of the steps so far. */
-export function fitToMinutes(trainer: Trainer, minutes: number, secondsSoFar: number): void {
-  const totalSteps = Math.max(trainer.step, Math.round((minutes * 60 * trainer.step) / secondsSoFar));
+/** Sets the steps so that the time left is used, by the newer half of the steps so far: the first ones compile. */
+export function fitToTime(trainer: Trainer, secondsLeft: number, stepSeconds: readonly number[]): void {
+  const newer = stepSeconds.slice(Math.floor(stepSeconds.length / 2));
+  const pace = newer.reduce((sum, seconds) => sum + seconds, 0) / newer.length;
+  const totalSteps = trainer.step + Math.max(0, Math.round(secondsLeft / pace));
   trainer.settings = { ...trainer.settings, totalSteps, warmupSteps: warmupSteps(totalSteps) };
 }
 

@@ -5,8 +5,8 @@ import type { ChosenBackend } from './backend.js';
 import { readOptions } from './options.js';
 import type { RunFolder } from './runFolder.js';
 
-/** After how many steps --minutes knows the pace. */
-const pacingSteps = 5;
+/** After how much of its time, and at least how many steps, --minutes knows the pace. */
+const pacing = { part: 0.05, steps: 6 };
 
 const options = readOptions(process.argv);
 // all else is loaded when it is needed: --help answers at once, and Dawn starts before tfjs looks for it
@@ -72,17 +72,24 @@ async function introduce(
 
 /** Trains to the last step, or until Ctrl-C, saving every now and then. */
 async function train(trainer: Trainer, folder: RunFolder, signal: AbortSignal): Promise<void> {
-  const { fitToMinutes } = await import('./setUp.js');
+  const { fitToTime } = await import('./setUp.js');
   const start = performance.now();
   const firstStep = trainer.step;
+  const stepSeconds: number[] = [];
+  let isPaceKnown = options.minutes === undefined;
   let lastSave = start;
   let progress = new Progress(trainer);
   while (!trainer.isDone && !signal.aborted) {
+    const stepStart = performance.now();
     progress.show(await trainer.train());
-    const isPaceKnown = trainer.step === firstStep + pacingSteps;
-    if (options.minutes !== undefined && isPaceKnown) {
+    stepSeconds.push((performance.now() - stepStart) / 1000);
+    const secondsLeft = 60 * (options.minutes ?? 0) - (performance.now() - start) / 1000;
+    const isPaced =
+      stepSeconds.length >= pacing.steps && secondsLeft < (1 - pacing.part) * 60 * (options.minutes ?? 0);
+    if (!isPaceKnown && isPaced) {
+      isPaceKnown = true;
       progress.stop();
-      fitToMinutes(trainer, options.minutes, (performance.now() - start) / 1000);
+      fitToTime(trainer, secondsLeft, stepSeconds);
       progress = new Progress(trainer);
     }
     if (performance.now() - lastSave > options.saveEvery * 1000) {

@@ -36,7 +36,7 @@ export const presets: Record<PresetName, Preset> = {
       headDims: [16, 8, 16],
       rank: 32,
     }),
-    training: training({ batch: 2, sequence: 64, learningRate: 4e-3, totalSteps: 400 }),
+    training: training({ batch: 4, sequence: 128, learningRate: 5e-3, totalSteps: 2200 }),
   },
   medium: {
     about: '1.8 million parameters: for an integrated GPU',

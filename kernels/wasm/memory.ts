@@ -85,21 +85,27 @@ export const ownMemory = new WebAssembly.Memory({ initial: 1 });
 
 class MemoryOfCopies implements CallMemory {
   readonly memory = ownMemory;
-  private readonly written: { info: TensorInfo; address: number }[] = [];
+  private readonly written: TensorInfo[] = [];
+  /** One copy of a tensor that a call has twice, such as a latent that is key and value. */
+  private readonly addresses = new Map<object, number>();
   // 0 stands for a tensor that is absent
   private next = 16;
 
   constructor(private readonly backend: BackendWasm) {}
 
   read(info: TensorInfo): number {
+    const known = this.addresses.get(info.dataId);
+    if (known !== undefined) return known;
     const address = this.allocate(bytesOf(info));
     new Uint8Array(this.memory.buffer, address, bytesOf(info)).set(this.valuesOf(info));
+    this.addresses.set(info.dataId, address);
     return address;
   }
 
   write(info: TensorInfo): number {
-    const address = this.allocate(bytesOf(info));
-    this.written.push({ info, address });
+    const address = this.addresses.get(info.dataId) ?? this.allocate(bytesOf(info));
+    this.addresses.set(info.dataId, address);
+    this.written.push(info);
     return address;
   }
 
@@ -112,7 +118,8 @@ class MemoryOfCopies implements CallMemory {
   }
 
   end(): void {
-    for (const { info, address } of this.written) {
+    for (const info of this.written) {
+      const address = this.addresses.get(info.dataId) ?? 0;
       this.valuesOf(info).set(new Uint8Array(this.memory.buffer, address, bytesOf(info)));
     }
   }

@@ -3,10 +3,9 @@ import Mocha from 'mocha';
 import { absentChromium } from './chromium.js';
 import type { PageResult } from './page.js';
 import { runInPage } from './runInPage.js';
-import type { PageRun } from './runInPage.js';
+import type { PageOptions, PageRun } from './runInPage.js';
 
-/** To run one more file in the browser, add its line; it may import no Node modules. */
-const testFiles = [
+const kernelFiles = [
   'smoke',
   'mlaAttention',
   'mlaDelta',
@@ -16,6 +15,11 @@ const testFiles = [
   'mlaDecodeDq',
   'mlaDecodeDkv',
   'mlaCacheAppend',
+];
+
+/** To run one more file in the browser, add its line; it may import no Node modules. */
+const files = [
+  ...kernelFiles,
   'latentCache',
   'mergeStates',
   'gradients',
@@ -24,9 +28,18 @@ const testFiles = [
   'golden',
   'dotProductAttention',
   'explain',
-].map((name) => `test/${name}.test.ts`);
+];
 
 describe('Chromium', () => {
+  inPage(files, { webgpu: true, isIsolated: false });
+});
+
+/** tfjs's threaded wasm build, and our threads on its memory. */
+describe('Chromium, cross-origin isolated', () => {
+  inPage([...kernelFiles, 'explain', 'threads'], { webgpu: false, isIsolated: true });
+});
+
+function inPage(names: string[], options: PageOptions): void {
   const reason = absentChromium();
   if (reason) {
     it.skip(`Chromium: ${reason}`);
@@ -36,19 +49,24 @@ describe('Chromium', () => {
 
   before('run in page', async function () {
     this.timeout(600_000);
-    run = await runInPage(testFiles);
+    run = await runInPage(
+      names.map((name) => `test/${name}.test.ts`),
+      options,
+    );
     const suite = this.test?.parent;
     for (const result of run.results) suite?.addTest(testFor(result));
   });
 
-  it('offers WebGPU', () => {
-    if (!run.hasWebgpu) throw new Error('expected a WebGPU adapter, got none');
-  });
+  if (options.webgpu) {
+    it('offers WebGPU', () => {
+      if (!run.hasWebgpu) throw new Error('expected a WebGPU adapter, got none');
+    });
+  }
 
   it('writes no errors to the console', () => {
     if (run.consoleErrors.length > 0) throw new Error(run.consoleErrors.join('\n'));
   });
-});
+}
 
 function testFor({ titles, isPending, failure }: PageResult): Mocha.Test {
   const title = titles.join(' ');

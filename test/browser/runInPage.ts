@@ -14,11 +14,20 @@ export interface PageRun {
   readonly hasWebgpu: boolean;
 }
 
+export interface PageOptions {
+  readonly webgpu: boolean;
+  /** Cross-origin isolated: tfjs's wasm backend has threads there. */
+  readonly isIsolated: boolean;
+}
+
 /** `testFiles`: paths from the repository's root. */
-export async function runInPage(testFiles: readonly string[]): Promise<PageRun> {
+export async function runInPage(
+  testFiles: readonly string[],
+  { webgpu, isIsolated }: PageOptions,
+): Promise<PageRun> {
   const { code, sourceMap } = await bundleTests(testFiles);
-  const server = await servePage(code);
-  const browser = await launchChromium({ webgpu: true });
+  const server = await servePage(code, isIsolated);
+  const browser = await launchChromium({ webgpu });
   try {
     return await collect(await browser.newPage(), server.url, sourceMapper(sourceMap));
   } finally {

@@ -1,8 +1,9 @@
 /** Which backends this machine offers, in Node and in a page alike; those it lacks are skipped by name. */
 import '@tensorflow/tfjs-backend-cpu';
-import '@tensorflow/tfjs-backend-wasm';
+import { setWasmPaths } from '@tensorflow/tfjs-backend-wasm';
 import type { WebGPUBackend } from '@tensorflow/tfjs-backend-webgpu';
 import * as tf from '@tensorflow/tfjs-core';
+import { startThreads } from '../../src/wasm.js';
 import { openGpu } from './gpu.js';
 import { watchGpuErrors } from './gpuErrors.js';
 
@@ -23,13 +24,21 @@ export interface AbsentDevice {
   readonly reason: string;
 }
 
+const isIsolated = globalThis.crossOriginIsolated === true;
 const gpu = await openGpu();
 // The webgpu backend looks for navigator.gpu while it is imported, hence only now.
 if (gpu.adapter) await import('@tensorflow/tfjs-backend-webgpu');
 const stockWebgpu = tf.findBackendFactory('webgpu');
+// where the server of the browser tests has them; Node finds its own
+if (typeof document !== 'undefined') setWasmPaths('/wasm/');
 tf.env().set('IS_TEST', true); // tfjs then throws when a kernel leaks a buffer
 
+/** Threads of the wasm backend in a page that is cross-origin isolated; elsewhere there is one. */
+export const threadsInIsolation = 3;
+
 export function availableDevices(): Device[] {
+  // the isolated page is there for tfjs's threaded build; all else runs in the other
+  if (isIsolated) return [{ name: 'wasm (threads)', backend: 'wasm', isSoftware: true, setUp: setUpThreads }];
   const cpu: Device = { name: 'cpu', backend: 'cpu', isSoftware: true, setUp: () => setBackend('cpu') };
   const wasm: Device = { name: 'wasm', backend: 'wasm', isSoftware: true, setUp: () => setBackend('wasm') };
   if (!gpu.adapter) return [cpu, wasm];
@@ -38,7 +47,7 @@ export function availableDevices(): Device[] {
 }
 
 export function absentDevices(): AbsentDevice[] {
-  return gpu.adapter ? [] : [{ name: 'webgpu', reason: gpu.reason }];
+  return gpu.adapter || isIsolated ? [] : [{ name: 'webgpu', reason: gpu.reason }];
 }
 
 /** One `describe` per device, set up; for each absent one a skipped test that names it. */
@@ -50,6 +59,11 @@ export function onEachDevice(define: (device: Device) => void, options?: DeviceO
     });
   }
   for (const { name, reason } of absentDevices()) it.skip(`${name}: ${reason}`);
+}
+
+async function setUpThreads(): Promise<void> {
+  await setBackend('wasm');
+  await startThreads(threadsInIsolation);
 }
 
 async function setUpWebgpu({ own = false }: DeviceOptions = {}): Promise<void> {
