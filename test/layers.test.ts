@@ -18,7 +18,7 @@ import '../src/webgpu.js';
 import { expectClose, forwardBounds, gradientBounds } from './support/compare.js';
 import { onEachDevice } from './support/devices.js';
 import { expectEqual, expectThrows, expectTrue } from './support/expect.js';
-import { read } from './support/onDevice.js';
+import { allowSavedTensors, read } from './support/onDevice.js';
 import { tileProductsInSoftware } from './support/products.js';
 
 const sizes: MultiHeadLatentAttentionArgs = {
@@ -63,6 +63,7 @@ function cacheFor(layer: MultiHeadLatentAttention, batch: number, capacity: numb
 }
 
 describe('layers', () => {
+  allowSavedTensors();
   onEachDevice((device) => {
     tileProductsInSoftware(device);
 

@@ -15,6 +15,7 @@ import '../src/webgpu.js';
 import { filesIn } from './support/checkpoints.js';
 import { onEachDevice } from './support/devices.js';
 import { expectEqual, expectRejects, expectThrows, expectTrue } from './support/expect.js';
+import { allowSavedTensors } from './support/onDevice.js';
 import { tileProductsInSoftware } from './support/products.js';
 
 const config: DeepseekConfig = {
@@ -58,6 +59,7 @@ function disposeAll(...trainers: Trainer[]): void {
 }
 
 describe('trainer', () => {
+  allowSavedTensors();
   onEachDevice((device) => {
     tileProductsInSoftware(device);
 

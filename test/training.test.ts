@@ -11,12 +11,14 @@ import { goldenFolder, goldenTensors } from './support/checkpoints.js';
 import { expectClose } from './support/compare.js';
 import { onEachDevice } from './support/devices.js';
 import { expectTrue } from './support/expect.js';
+import { allowSavedTensors } from './support/onDevice.js';
 import { tileProductsInSoftware } from './support/products.js';
 
 const folder = 'training/v3-dense-bytes';
 const learningRate = 0.003;
 
 describe('training', () => {
+  allowSavedTensors();
   let expected: Awaited<ReturnType<typeof goldenTensors>>;
   before(async () => {
     expected = await goldenTensors(folder);

@@ -1,5 +1,6 @@
 /** npm run bench: our kernels beside a named peer in the same run. Speed is measured here, never in tests. */
 import '@tensorflow/tfjs-backend-cpu';
+import '@tensorflow/tfjs-backend-wasm';
 import * as tf from '@tensorflow/tfjs-core';
 // the peer's gradients: tfjs-core alone registers none
 import '@tensorflow/tfjs-layers';
@@ -8,13 +9,16 @@ import { Command, Option } from 'commander';
 import { openDawn } from '../../src/device/node.js';
 import { benchAttention } from './attention.js';
 import { benchDecode } from './decode.js';
+import { measure } from './measure.js';
 import { table } from './report.js';
 import type { Line } from './report.js';
 import { attentionShapes, decodeShapes, nameOf } from './shapes.js';
 import type { ShapeSet } from './shapes.js';
 
+type BackendName = 'cpu' | 'wasm' | 'webgpu';
+
 interface Flags {
-  backend?: 'cpu' | 'webgpu';
+  backend?: BackendName;
   shapes?: ShapeSet;
   peers: string;
   kernels: string;
@@ -25,14 +29,16 @@ interface Flags {
 const program = new Command('bench')
   .description('Times forward, backward and decode, beside a peer in the same run.')
   .addOption(
-    new Option('--backend <name>', 'default: webgpu where there is a device').choices(['cpu', 'webgpu']),
+    new Option('--backend <name>', 'default: webgpu where there is a GPU, else wasm').choices([
+      'cpu',
+      'wasm',
+      'webgpu',
+    ]),
   )
   .addOption(
-    new Option('--shapes <set>', 'default: paper on a GPU, small elsewhere').choices([
-      'paper',
-      'small',
-      'long',
-    ]),
+    new Option('--shapes <set>', 'default: paper on a GPU, medium on wasm, small elsewhere').choices(
+      Object.keys(attentionShapes),
+    ),
   )
   .option('--peers <names>', 'tfjs (composed ops), or none', 'tfjs')
   .option('--kernels <names>', 'comma-separated: attention, decode', 'attention,decode')
@@ -42,10 +48,12 @@ program.parse();
 const flags = program.opts<Flags>();
 
 const device = await chooseBackend(flags);
-const set = flags.shapes ?? (device.isSoftware ? 'small' : 'paper');
+const set = flags.shapes ?? defaultShapes();
 const peers = flags.peers.split(',');
 const kernels = flags.kernels.split(',');
 console.log(`backend ${tf.getBackend()} on ${device.name}, shapes '${set}'`);
+if (tf.getBackend() !== 'webgpu')
+  console.log(`tfjs multiplies matrices of 512 at ${await matrixGigaflops()} GFLOP/s`);
 
 const lines: Line[] = [];
 if (kernels.includes('attention')) {
@@ -63,16 +71,32 @@ async function add(name: string, bench: () => Promise<Line[]>): Promise<void> {
   lines.push(...(await bench()));
 }
 
+function defaultShapes(): ShapeSet {
+  if (tf.getBackend() === 'wasm') return 'medium';
+  return device.isSoftware ? 'small' : 'paper';
+}
+
+/** What this machine can do: the yardstick for the figures of the CPU backends. */
+async function matrixGigaflops(): Promise<string> {
+  const [a, b] = [tf.randomNormal<tf.Rank.R2>([512, 512]), tf.randomNormal<tf.Rank.R2>([512, 512])];
+  const { wallMs } = await measure(() => tf.matMul(a, b));
+  tf.dispose([a, b]);
+  return ((2 * 512 ** 3) / wallMs / 1e6).toPrecision(3);
+}
+
 async function chooseBackend({ backend, stock }: Flags): Promise<{ name: string; isSoftware: boolean }> {
-  const dawn = backend === 'cpu' ? undefined : await openDawn();
-  if (dawn?.adapter) {
-    await import('@tensorflow/tfjs-backend-webgpu');
-    const { installDevice } = await import('../../src/webgpu.js');
-    if (stock) await tf.setBackend('webgpu');
-    else await installDevice();
-    return dawn.adapter;
+  if (backend === undefined || backend === 'webgpu') {
+    const dawn = await openDawn();
+    if (dawn.adapter && (backend || !dawn.adapter.isSoftware)) {
+      await import('@tensorflow/tfjs-backend-webgpu');
+      const { installDevice } = await import('../../src/webgpu.js');
+      if (stock) await tf.setBackend('webgpu');
+      else await installDevice();
+      return dawn.adapter;
+    }
+    if (!dawn.adapter && backend) throw new Error(`bench: backend webgpu is not there: ${dawn.reason}`);
   }
-  if (backend === 'webgpu') throw new Error(`bench: backend webgpu is not there: ${dawn?.reason ?? ''}`);
-  await tf.setBackend('cpu');
-  return { name: 'CPU', isSoftware: true };
+  await import('../../src/wasm.js');
+  await tf.setBackend(backend ?? 'wasm');
+  return { name: 'one CPU core', isSoftware: true };
 }

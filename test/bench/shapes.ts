@@ -14,21 +14,24 @@ export interface DecodeShape {
   rr: number;
 }
 
-export type ShapeSet = 'paper' | 'small' | 'long';
+export type ShapeSet = 'paper' | 'small' | 'medium' | 'long';
 
 const attention = (b: number, h: number, s: number): AttentionShape => ({ b, h, s, dqk: 192, dv: 128 });
 const decode = (b: number, h: number, s: number): DecodeShape => ({ b, h, s, r: 512, rr: 64 });
 
-/** 'paper': TransformerEngine #2950's shapes; 'small': what a CPU does in seconds; 'long': where O(s²) is out of reach. */
+/** 'paper': TransformerEngine #2950's shapes; 'small': what plain JavaScript does in seconds; 'medium': what
+ * SIMD does; 'long': where O(s²) is out of reach. */
 export const attentionShapes: Record<ShapeSet, AttentionShape[]> = {
   paper: [attention(2, 8, 512), attention(1, 16, 1024), attention(1, 16, 2048), attention(1, 16, 4096)],
   small: [attention(1, 4, 64), attention(1, 4, 256)],
+  medium: [attention(1, 4, 256), attention(1, 8, 512), attention(1, 8, 1024)],
   long: [attention(1, 16, 32768)],
 };
 
 export const decodeShapes: Record<ShapeSet, DecodeShape[]> = {
   paper: [decode(1, 16, 2048), decode(1, 128, 4096), decode(8, 128, 4096), decode(1, 128, 32768)],
   small: [decode(1, 4, 128), decode(1, 16, 512)],
+  medium: [decode(1, 16, 512), decode(1, 16, 2048)],
   long: [decode(1, 16, 32768)],
 };
 
