@@ -50,7 +50,7 @@ describe('threads', () => {
     it('are as many as were asked for where memory is shared, else one', async () => {
       expectEqual(await startThreads(2), isIsolated ? 2 : 1);
       expectEqual(threads(), isIsolated ? 2 : 1);
-      stopThreads();
+      await stopThreads();
       expectEqual(threads(), 1);
       expectEqual(await startThreads(threadsInIsolation), isIsolated ? threadsInIsolation : 1);
     });
@@ -65,7 +65,7 @@ describe('threads', () => {
     for (const c of cases) {
       for (const kernel of kernelsOf(c)) {
         it(`give the same bits as one: ${kernel}, ${c.name}`, async () => {
-          stopThreads();
+          await stopThreads();
           const alone = await outputsOf(kernel, c);
           await startThreads(threadsInIsolation);
           for (let repeat = 0; repeat < 5; repeat++) {

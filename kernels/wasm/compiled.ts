@@ -16,6 +16,7 @@ export interface CompiledKernels {
 /** What assembly/threads.ts adds in the variants for shared memory. */
 export interface ThreadedKernels extends CompiledKernels {
   jobBytes(): number;
+  endJobs(job: number): void;
   runOnThreads(job: number, kernel: number, problem: number, scratch: number, scratchBytes: number): void;
 }
 

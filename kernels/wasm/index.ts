@@ -51,9 +51,13 @@ export async function startThreads(count = Math.min(8, navigator.hardwareConcurr
   return startPool(currentBackend('startThreads'), count);
 }
 
-/** Ends the threads that startThreads started. */
-export function stopThreads(): void {
-  stopPool(currentBackend('stopThreads'));
+/**
+ * Ends the threads that startThreads started; resolves when they are gone. Kernels may run meanwhile.
+ *
+ * Throws if the current backend is not 'wasm'.
+ */
+export async function stopThreads(): Promise<void> {
+  await stopPool(currentBackend('stopThreads'));
 }
 
 function currentBackend(fn: string): BackendWasm {

@@ -21,7 +21,10 @@ export interface CallMemory {
 
 /** What we use of the module that Emscripten made of tfjs's kernels. */
 interface EmscriptenModule {
+  /** the exports of the build for one thread */
   asm?: { memory?: WebAssembly.Memory };
+  /** the threaded build's */
+  wasmMemory?: WebAssembly.Memory;
   HEAPU8: Uint8Array;
   _malloc(bytes: number): number;
   _free(address: number): void;
@@ -38,7 +41,8 @@ export function beginCall(backend: BackendWasm): CallMemory {
 
 /** The backend's memory, if this build of it shows it. */
 export function memoryOf(backend: BackendWasm): WebAssembly.Memory | undefined {
-  const memory = emscripten(backend).asm?.memory;
+  const { asm, wasmMemory } = emscripten(backend);
+  const memory = wasmMemory ?? asm?.memory;
   return memory instanceof WebAssembly.Memory ? memory : undefined;
 }
 

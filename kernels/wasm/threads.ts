@@ -39,56 +39,57 @@ export function runOnAllThreads(
 export async function startPool(backend: BackendWasm, count: number): Promise<number> {
   const memory = memoryOf(backend);
   if (!memory || !isShared(memory)) return 1;
-  stopPool(backend);
+  await stopPool(backend);
   const jobBytes = (kernelsFor(memory) as ThreadedKernels).jobBytes();
   const job = allocate(backend, jobBytes);
   new Uint8Array(memory.buffer, job, jobBytes).fill(0);
-  const workers = Array.from({ length: count - 1 }, newWorker);
+  const pool: Pool = { job, workers: [] };
+  pools.set(memory, pool);
   try {
-    await Promise.all(workers.map((worker, index) => enlist(worker, memory, job, index + 1)));
+    for (let thread = 1; thread < count; thread++) pool.workers.push(await startWorker(memory, job, thread));
   } catch (error) {
-    endPool(backend, { job, workers });
+    await stopPool(backend);
     throw error;
   }
-  pools.set(memory, { job, workers });
   return threadCount(memory);
 }
 
-/** Ends the workers; kernels then run on the calling thread alone. */
-export function stopPool(backend: BackendWasm): void {
+/** Kernels run on the calling thread alone from now on. Resolves when the workers have ended. */
+export async function stopPool(backend: BackendWasm): Promise<void> {
   const memory = memoryOf(backend);
   const pool = memory && pools.get(memory);
   if (!pool) return;
   pools.delete(memory);
-  endPool(backend, pool);
+  (kernelsFor(memory) as ThreadedKernels).endJobs(pool.job);
+  await Promise.all(pool.workers.map(nextMessage));
+  for (const worker of pool.workers) worker.terminate();
+  release(backend, pool.job);
 }
 
-function endPool(backend: BackendWasm, { job, workers }: Pool): void {
-  for (const worker of workers) worker.terminate();
-  release(backend, job);
-}
-
-/** A worker's whole program. `serve` sleeps between kernels and never returns. */
+/** A worker's whole program. `serve` sleeps between kernels, until they end. */
 const program = `onmessage = ({ data: { module, memory, job, thread } }) => {
   const instance = new WebAssembly.Instance(module, { env: { memory }, host: { log: Math.log } });
   postMessage('ready');
   instance.exports.serve(job, thread);
+  postMessage('ended');
 };`;
 
-/** From a text, so that no bundler has to know of a file. */
-function newWorker(): Worker {
+async function startWorker(memory: WebAssembly.Memory, job: number, thread: number): Promise<Worker> {
+  // from a text, so that no bundler has to know of a file
   const url = URL.createObjectURL(new Blob([program], { type: 'text/javascript' }));
   try {
-    return new Worker(url);
+    const worker = new Worker(url);
+    worker.postMessage({ module: moduleFor(memory), memory, job, thread });
+    await nextMessage(worker);
+    return worker;
   } finally {
     URL.revokeObjectURL(url);
   }
 }
 
-function enlist(worker: Worker, memory: WebAssembly.Memory, job: number, thread: number): Promise<void> {
+function nextMessage(worker: Worker): Promise<void> {
   return new Promise((resolve, reject) => {
     worker.onmessage = () => resolve();
-    worker.onerror = ({ message }) => reject(new Error(`startThreads: a worker could not start: ${message}`));
-    worker.postMessage({ module: moduleFor(memory), memory, job, thread });
+    worker.onerror = ({ message }) => reject(new Error(`startThreads: a worker does not run: ${message}`));
   });
 }

@@ -16,6 +16,8 @@ class Job {
   number!: i32;
   /** the number again, once the job is there to be taken: idle threads sleep until it changes */
   published!: i32;
+  /** threads go home when there is nothing left to do */
+  isOver!: i32;
   kernel!: i32;
   problem!: usize;
   /** of thread 0; the others' follow */
@@ -54,13 +56,22 @@ export function runOnThreads(
   while (atomic.load<i32>(at + offsetof<Job>('unfinished')) > 0);
 }
 
-/** The life of a thread that helps. Never returns. */
+/** The life of a thread that helps: until endJobs. */
 export function serve(job: Job, thread: i32): void {
   const published = changetype<usize>(job) + offsetof<Job>('published');
-  for (let seen = 0; ; seen = atomic.load<i32>(published)) {
+  for (let seen = 0; !atomic.load<i32>(changetype<usize>(job) + offsetof<Job>('isOver'));) {
     work(job, thread);
     atomic.wait<i32>(published, seen, -1);
+    seen = atomic.load<i32>(published);
   }
+}
+
+/** Lets all threads return from serve. */
+export function endJobs(job: Job): void {
+  const published = changetype<usize>(job) + offsetof<Job>('published');
+  atomic.store<i32>(changetype<usize>(job) + offsetof<Job>('isOver'), 1);
+  atomic.add<i32>(published, 1);
+  atomic.notify(published, -1);
 }
 
 function work(job: Job, thread: i32): void {
