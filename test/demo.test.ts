@@ -1,7 +1,8 @@
-/** The browser demo, as a visitor uses it: in a headless Chromium, with WebGPU and without. */
+/** The browser demo, as a visitor uses it: in a headless Chromium, on each of its backends. */
 import assert from 'node:assert/strict';
 import { spawnSync } from 'node:child_process';
 import { readFileSync } from 'node:fs';
+import { availableParallelism } from 'node:os';
 import type { Browser, BrowserContext, Page } from 'playwright-core';
 import { serveDemo } from '../demo/browser/server.js';
 import type { DemoServer } from '../demo/browser/server.js';
@@ -43,7 +44,8 @@ describe('demo', function () {
     before('open the page', async () => {
       browser = await launchChromium({ webgpu: true });
       context = await browser.newContext({ acceptDownloads: true });
-      open = await openPage(context, server.url + address);
+      // forced: the adapter may be one in software
+      open = await openPage(context, `${server.url}${address}&backend=webgpu`);
       ({ page } = open);
     });
 
@@ -163,6 +165,18 @@ describe('demo', function () {
 
     it('writes no errors to the console', () => assert.deepEqual(open.errors, []));
 
+    it('prefers wasm to an adapter in software, and says so', async function () {
+      if (!(await stateOf(page)).backend?.isSoftware) this.skip();
+      const unforced = await openPage(context, server.url + address);
+      assert.equal((await stateOf(unforced.page)).backend?.name, 'wasm');
+      assert.match(
+        await textOf(unforced.page, '#banner-text'),
+        /^The only WebGPU adapter, .+, computes in software/,
+      );
+      assert.equal(await unforced.page.isVisible('#banner'), true);
+      await unforced.page.close();
+    });
+
     it('says so when the device is lost', async () => {
       const session = await browser.newBrowserCDPSession();
       await session.send('Browser.crashGpuProcess'); // as a driver's reset would
@@ -186,13 +200,34 @@ describe('demo', function () {
 
     after(() => browser?.close());
 
-    it('says what is missing, and computes on the cpu', async () => {
-      const { backend, run } = await stateOf(open.page);
-      assert.equal(backend?.name, 'cpu');
-      assert.equal(run?.preset, 'tiny');
-      assert.match(await textOf(open.page, '#banner'), /WebGPU is missing: .+What gives you WebGPU/s);
+    it('says what is missing, and computes on wasm with our kernels', async () => {
+      const { backend, run, problems } = await stateOf(open.page);
+      assert.deepEqual(problems, []);
+      assert.equal(backend?.name, 'wasm');
+      assert.equal(backend?.passedOver.length, 1);
+      assert.equal(run?.preset, 'small');
+      assert.deepEqual(
+        run?.plans.map(({ kernel, backend }) => [kernel, backend]),
+        [...trainingKernels, 'MLADecode'].map((kernel) => [kernel, 'wasm']),
+      );
+      // the page is isolated: the kernels run on shared memory, on a thread for each processor
+      for (const { tile, cacheKey } of run?.plans ?? []) {
+        assert.match(cacheKey, /^shared/);
+        assert.equal(tile.THREADS, Math.min(8, availableParallelism()));
+      }
+      assert.match(await textOf(open.page, '#banner'), /This browser .+WebGPU.+What gives you WebGPU/s);
       assert.equal(await open.page.isVisible('#banner'), true);
-      assert.match(await textOf(open.page, '#badge-text'), /^CPU · .+ · lane reference, float32$/);
+      assert.match(
+        await textOf(open.page, '#badge-text'),
+        /^WebAssembly SIMD · (one thread|\d threads) · lane (relaxed )?SIMD, float32$/,
+      );
+    });
+
+    it("runs the threaded build of tfjs's kernels, in a worker of an isolated page", async () => {
+      const [worker, ...threads] = open.page.workers();
+      assert.match(worker.url(), /\/worker\.js$/);
+      assert.equal(await worker.evaluate(() => self.crossOriginIsolated), true);
+      assert.ok(threads.length > 0);
     });
 
     it('trains and generates', async () => {
@@ -237,7 +272,7 @@ describe('demo', function () {
         await textOf(page, '#problem-text'),
         /^Making the model failed: .*max_position_embeddings=2048/,
       );
-      assert.equal(await page.inputValue('#sequence'), '32');
+      assert.equal(await page.inputValue('#sequence'), '128');
     });
 
     it('says what is wrong with the address', async () => {
@@ -247,6 +282,28 @@ describe('demo', function () {
     });
 
     it('writes no errors to the console', () => assert.deepEqual(open.errors, []));
+
+    it('computes on the cpu where the address asks for it', async () => {
+      const { page, errors } = await openPage(open.page.context(), `${server.url}${address}&backend=cpu`);
+      assert.match(await textOf(page, '#badge-text'), /^CPU · .+ · lane reference, float32$/);
+      assert.equal(await page.isVisible('#banner'), false);
+      await train(page, 2);
+      assert.deepEqual(errors, []);
+      await page.close();
+    });
+
+    it('computes on the cpu where wasm does not start, and says so', async () => {
+      const context = await browser.newContext();
+      await context.route('**/*.wasm', (route) => route.abort());
+      const { page } = await openPage(context, server.url + address);
+      assert.equal((await stateOf(page)).backend?.name, 'cpu');
+      assert.match(
+        await textOf(page, '#banner-text'),
+        /WebGPU.+ WebAssembly backend did not start: .+JavaScript/,
+      );
+      await train(page, 2);
+      await context.close();
+    });
   });
 });
 

@@ -1,7 +1,8 @@
-/** What the page's address asks for: ?preset=tiny&batch=2&sequence=32&steps=40&seed=1&heldout=16&backend=cpu */
+/** What the page's address asks for: ?preset=tiny&batch=2&sequence=32&steps=40&seed=1&heldout=16&backend=wasm */
 import { presets } from '../shared/presets.js';
 import type { PresetName } from '../shared/presets.js';
-import type { Command, RunChoice } from './messages.js';
+import { backendNames } from './messages.js';
+import type { BackendName, Command, RunChoice } from './messages.js';
 
 /** Throws if a parameter has a value that it cannot have. */
 export function readAddress(search: string): Extract<Command, { kind: 'open' }> {
@@ -20,8 +21,7 @@ export function readAddress(search: string): Extract<Command, { kind: 'open' }> 
   const backend = parameters.get('backend') ?? undefined;
   return {
     kind: 'open',
-    backend:
-      backend === undefined ? undefined : (oneOf('backend', backend, ['webgpu', 'cpu']) as 'webgpu' | 'cpu'),
+    backend: backend === undefined ? undefined : (oneOf('backend', backend, backendNames) as BackendName),
     choice,
     seed: count(parameters, 'seed') ?? 1,
     heldOutWindows: count(parameters, 'heldout') ?? 16,

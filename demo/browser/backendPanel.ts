@@ -1,13 +1,19 @@
-/** What computes: the badge, the banner without WebGPU, the kernels and their cost, and a lost device. */
+/** What computes: the badge, the banner without a graphics card, the kernels and their cost, and a lost device. */
 import type { Plan } from '../../src/index.js';
 import { button, element, make, setText } from './elements.js';
-import type { BackendReport, KernelCost, Measurement } from './messages.js';
+import type { BackendName, BackendReport, KernelCost, Measurement } from './messages.js';
 import { isIdle } from './state.js';
 import type { DemoState, Panel, Send } from './state.js';
 
 /** Rows of kernels that are not ours. */
 const mostOthers = 8;
-const backendTitle = { webgpu: 'WebGPU', cpu: 'CPU' };
+const backendTitle: Record<BackendName, string> = { webgpu: 'WebGPU', wasm: 'WebAssembly SIMD', cpu: 'CPU' };
+/** What the banner says of the model on each backend. */
+const consequences: Record<BackendName, string> = {
+  webgpu: '',
+  wasm: 'The same model runs on WebAssembly kernels, slower than on a graphics card: the tiny and small models suit them.',
+  cpu: 'The same model runs on kernels in plain JavaScript, many times slower than on a graphics card: the tiny model suits them.',
+};
 
 export function createBackendPanel(send: Send, state: DemoState): Panel {
   button('measure').addEventListener('click', () => send({ kind: 'measure' }));
@@ -35,24 +41,24 @@ function showBadge({ backend, run }: DemoState): void {
   setText('badge-text', `${backendTitle[backend.name]} · ${backend.device}${software}${lane}`);
 }
 
-function showBackend({ name, isOwnDevice, isSoftware, missing }: BackendReport): void {
-  element('banner', HTMLElement).hidden = missing === undefined;
-  if (missing !== undefined) {
-    const consequence =
-      'The same model runs on the CPU kernels, many times slower than on a graphics card: the tiny and small models suit them.';
-    setText('banner-text', `WebGPU is missing: ${missing} ${consequence}`);
-  }
+function showBackend(backend: BackendReport): void {
+  const { name, passedOver } = backend;
+  element('banner', HTMLElement).hidden = passedOver.length === 0;
+  setText('banner-text', [...passedOver, consequences[name]].join(' '));
+  setText('device-text', deviceText(backend));
+}
+
+function deviceText({ name, isOwnDevice, isSoftware, passedOver }: BackendReport): string {
+  const chosen = passedOver.length === 0 ? 'as this address asks for' : 'as nothing better is to be had';
+  if (name === 'cpu') return `Kernels in plain JavaScript, ${chosen}.`;
+  if (name === 'wasm') return `WebAssembly kernels with SIMD instructions, ${chosen}.`;
   const device = isOwnDevice
     ? 'on a device of our own, with all features and limits that the adapter has'
     : "on TensorFlow.js's own device, with its usual features";
   const software = isSoftware
     ? ' This adapter is software: your processor emulates a graphics card, slowly.'
     : '';
-  const chosen = missing === undefined ? 'as this address asks for' : 'because WebGPU is missing';
-  setText(
-    'device-text',
-    name === 'webgpu' ? `WebGPU ${device}.${software}` : `The CPU kernels in JavaScript, ${chosen}.`,
-  );
+  return `WebGPU ${device}.${software}`;
 }
 
 function showPlans(plans: readonly Plan[]): void {

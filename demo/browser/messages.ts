@@ -4,7 +4,10 @@ import type { GenerateReport } from '../../src/models.js';
 import type { PresetName } from '../shared/presets.js';
 import type { HeldOutScore, StepReport, TrainingSettings } from '../shared/trainer.js';
 
-export type BackendName = 'webgpu' | 'cpu';
+/** Best first. */
+export const backendNames = ['webgpu', 'wasm', 'cpu'] as const;
+
+export type BackendName = (typeof backendNames)[number];
 
 export interface RunChoice {
   preset: PresetName;
@@ -41,12 +44,12 @@ export type Command =
 export interface BackendReport {
   name: BackendName;
   device: string;
-  /** The GPU is emulated by the processor: slower than the cpu backend. */
+  /** The GPU is emulated by the processor: slower than the wasm backend. */
   isSoftware: boolean;
   /** The device is one of ours, with all features and limits, and not tfjs's own. */
   isOwnDevice: boolean;
-  /** Why WebGPU is not used; absent where it is, or where cpu was asked for. */
-  missing?: string;
+  /** Why each better backend is not used, in sentences; empty where this one was asked for. */
+  passedOver: string[];
 }
 
 export interface SavedNote {
@@ -73,7 +76,7 @@ export interface RunReport {
 export interface MemoryUse {
   tensors: number;
   tensorBytes: number;
-  /** Absent on cpu. */
+  /** Absent without a GPU. */
   gpuBytes?: number;
 }
 

@@ -6,9 +6,10 @@ import type { DemoServer } from './server.js';
 const portsToTry = 20;
 
 const notes = `
-The page trains in the browser that opens it: with WebGPU where there is some, else on the processor.
+The page trains in the browser that opens it: with WebGPU where there is a graphics
+card for it, else on the processor, with WebAssembly.
 Its address takes parameters: ?preset=tiny|small|medium|large &batch=N &sequence=N &steps=N &seed=N
-&heldout=N (windows of the text kept aside that are scored at a time) &backend=webgpu|cpu
+&heldout=N (windows of the text kept aside that are scored at a time) &backend=webgpu|wasm|cpu
 
 Examples:
   npm run demo

@@ -2,7 +2,9 @@
 import { readFile } from 'node:fs/promises';
 import { createServer } from 'node:http';
 import type { Server } from 'node:http';
+import { createRequire } from 'node:module';
 import type { AddressInfo } from 'node:net';
+import { dirname, join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import * as esbuild from 'esbuild';
 import { stateOfTheUnion } from '../node/stateOfTheUnion.js';
@@ -19,16 +21,26 @@ interface Answer {
 
 const host = '127.0.0.1';
 const folder = fileURLToPath(new URL('.', import.meta.url));
+const wasmFolder = dirname(createRequire(import.meta.url).resolve('@tensorflow/tfjs-backend-wasm'));
+/** The variants of tfjs's kernels, of which the page takes what the browser can. */
+const wasmFiles = ['', '-simd', '-threaded-simd'].map((variant) => `tfjs-backend-wasm${variant}.wasm`);
+
+/** Isolates the page from other origins: only then has it shared memory, which tfjs's threads need. */
+const isolation = {
+  'cross-origin-opener-policy': 'same-origin',
+  'cross-origin-embedder-policy': 'require-corp',
+  'cross-origin-resource-policy': 'same-origin',
+};
 
 /** Port 0 takes any free one. Rejects with EADDRINUSE if the port is taken. */
 export async function serveDemo(port: number): Promise<DemoServer> {
   let answers: Map<string, Answer> | undefined;
   const server = createServer(({ url = '/' }, response) => {
     const answer = answers?.get(url.split('?')[0]);
-    // always the newest bundle, also after a change of the code
     const headers = {
+      ...isolation,
       'content-type': answer?.type ?? 'text/plain; charset=utf-8',
-      'cache-control': 'no-store',
+      'cache-control': 'no-store', // always the newest bundle, also after a change of the code
     };
     response.writeHead(answer ? 200 : 404, headers).end(answer?.body ?? `there is no ${url}`);
   });
@@ -47,15 +59,20 @@ export async function serveDemo(port: number): Promise<DemoServer> {
 }
 
 async function prepareAnswers(): Promise<Map<string, Answer>> {
-  const [html, css, scripts] = await Promise.all([
+  const [html, css, binaries, scripts] = await Promise.all([
     readFile(`${folder}index.html`),
     readFile(`${folder}page.css`),
+    Promise.all(wasmFiles.map((name) => readFile(join(wasmFolder, name)))),
     bundle(),
   ]);
   return new Map([
     ['/', { type: 'text/html; charset=utf-8', body: html }],
     ['/page.css', { type: 'text/css; charset=utf-8', body: css }],
     ['/texts.json', { type: 'application/json', body: JSON.stringify(stateOfTheUnion()) }],
+    ...wasmFiles.map((name, index): [string, Answer] => [
+      `/wasm/${name}`,
+      { type: 'application/wasm', body: binaries[index] },
+    ]),
     ...scripts,
   ]);
 }
@@ -68,8 +85,8 @@ async function bundle(): Promise<[string, Answer][]> {
     bundle: true,
     format: 'esm',
     target: 'es2022',
-    minify: true,
-    keepNames: true, // tfjs looks at constructors' names
+    minify: false, // tfjs looks at constructors' names
+    keepNames: false, // and starts its threads with a function's text, which a helper for names would break
     sourcemap: 'linked',
     write: false,
     logLevel: 'silent', // errors are thrown, with their text

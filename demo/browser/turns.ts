@@ -13,7 +13,7 @@ const channel = new MessageChannel();
 const waiting: (() => void)[] = [];
 channel.port1.onmessage = () => waiting.shift()?.();
 
-/** Lets the worker hear its messages: on cpu, computing never leaves the stack. setTimeout would cost 4 ms a time. */
+/** Lets the worker hear its messages: without a GPU, computing never leaves the stack. setTimeout would cost 4 ms a time. */
 export function hearMessages(): Promise<void> {
   return new Promise((resolve) => {
     waiting.push(resolve);

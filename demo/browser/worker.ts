@@ -76,9 +76,9 @@ async function open({ backend: wanted, choice, seed, heldOutWindows }: OpenComma
   tell({ kind: 'saved', note: await checkpointNote() });
 }
 
-/** Without a real GPU the smallest model, whose steps are quick on anything. */
-function firstRun({ isSoftware }: BackendReport, choice: Partial<RunChoice>): RunChoice {
-  const preset = choice.preset ?? (isSoftware ? 'tiny' : 'small');
+/** On a slow backend the smallest model, whose steps are quick on anything. */
+function firstRun({ name, isSoftware }: BackendReport, choice: Partial<RunChoice>): RunChoice {
+  const preset = choice.preset ?? (name === 'cpu' || isSoftware ? 'tiny' : 'small');
   const { batch, sequence, totalSteps } = presets[preset].training;
   return { preset, batch, sequence, totalSteps, ...choice };
 }
