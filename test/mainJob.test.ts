@@ -7,7 +7,7 @@ import { fileURLToPath } from 'node:url';
 import * as tf from '@tensorflow/tfjs-core';
 import { RunFolder, filesOf } from '../demo/node/runFolder.js';
 import { loadDeepseek } from '../src/models.js';
-import './support/devices.js';
+import { availableDevices } from './support/devices.js';
 import { expectEqual, expectTrue } from './support/expect.js';
 
 const root = fileURLToPath(new URL('..', import.meta.url));
@@ -48,7 +48,7 @@ describe('main job', function () {
   let folder: string;
   let corpus: string;
   const tiny = (run: string, ...more: string[]): string[] => [
-    ...['--backend', 'cpu', '--preset', 'tiny', '--corpus', corpus, '--out', join(folder, run)],
+    ...['--backend', 'wasm', '--preset', 'tiny', '--corpus', corpus, '--out', join(folder, run)],
     ...['--sample', 'Some', '--sample-tokens', '12', ...more],
   ];
   before(async () => {
@@ -63,8 +63,8 @@ describe('main job', function () {
     const { code, output } = await start(tiny('whole', '--steps', '8'));
     expectEqual(code, 0, output);
     for (const part of [
-      'backend   cpu (',
-      'attention MLAAttention on cpu',
+      'backend   wasm (',
+      'attention MLAAttention on wasm',
       '16,880 parameters',
       'to step 8, 2 x 32 bytes a step',
       '8/8 | loss ',
@@ -89,22 +89,32 @@ describe('main job', function () {
 
   it('Ctrl-C saves; --resume goes on with the very same losses', async () => {
     const run = join(folder, 'interrupted');
-    // 60 steps take seconds: time enough to interrupt them
-    const first = await start(tiny('interrupted', '--steps', '60'), '0/60');
+    // 300 steps take seconds: time enough to interrupt them
+    const first = await start(tiny('interrupted', '--steps', '300'), '0/300');
     expectEqual(first.code, 0, first.output);
     expectTrue(
       first.output.includes(`stopped and saved; go on with:  npm start -- --resume ${run}`),
       first.output,
     );
     const before = await lossesIn(run);
-    expectTrue(before.length > 0 && before.length < 60, `expected some of 60 steps, got ${before.length}`);
+    expectTrue(before.length > 0 && before.length < 300, `expected some of 300 steps, got ${before.length}`);
 
-    const resumed = await start(['--backend', 'cpu', '--corpus', corpus, '--resume', run]);
+    const resumed = await start(['--backend', 'wasm', '--corpus', corpus, '--resume', run]);
     expectEqual(resumed.code, 0, resumed.output);
-    expectTrue(resumed.output.includes(`from step ${before.length} to step 60`), resumed.output);
-    const straight = await start(tiny('straight', '--steps', '60'));
+    expectTrue(resumed.output.includes(`from step ${before.length} to step 300`), resumed.output);
+    const straight = await start(tiny('straight', '--steps', '300'));
     expectEqual(straight.code, 0, straight.output);
     expectEqual(await lossesIn(run), await lossesIn(join(folder, 'straight')), 'losses');
+  });
+
+  it('takes the best backend that is here, and says why not a better one', async () => {
+    const { code, output } = await start(tiny('unforced', '--steps', '1').slice(2));
+    expectEqual(code, 0, output);
+    const hasGpu = availableDevices().some(({ backend, isSoftware }) => backend === 'webgpu' && !isSoftware);
+    const expected = hasGpu ? ['backend   webgpu ('] : ['backend   wasm (', 'not webgpu: '];
+    for (const part of [...expected, 'not tensorflow: ']) {
+      expectTrue(output.includes(part), `expected "${part}" in: ${output}`);
+    }
   });
 
   it('--minutes sets the steps by the pace', async () => {
@@ -142,7 +152,7 @@ describe('main job', function () {
     );
     await expectError(tiny('none', '--batch', '0'), "error: option '--batch <n>' argument '0' is invalid.");
     await expectError(
-      ['--backend', 'cpu', '--corpus', corpus, '--resume', join(folder, 'none')],
+      ['--backend', 'wasm', '--corpus', corpus, '--resume', join(folder, 'none')],
       `error: ${join(folder, 'none')} holds no checkpoint`,
     );
     await expectError(
@@ -153,7 +163,7 @@ describe('main job', function () {
     const content = await readFile(weights);
     await writeFile(weights, content.subarray(0, content.length - 100));
     await expectError(
-      ['--backend', 'cpu', '--corpus', corpus, '--resume', join(folder, 'whole')],
+      ['--backend', 'wasm', '--corpus', corpus, '--resume', join(folder, 'whole')],
       'error: model.safetensors: truncated: ',
     );
     expectTrue(!(await readdir(folder)).includes('none'), 'expected no folder of a run that did not start');

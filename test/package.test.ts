@@ -15,17 +15,19 @@ const repository = fileURLToPath(new URL('..', import.meta.url));
 const doors: Record<string, () => Promise<object>> = {
   'tfjs-mla': () => import('../src/index.js'),
   'tfjs-mla/webgpu': () => import('../src/webgpu.js'),
+  'tfjs-mla/wasm': () => import('../src/wasm.js'),
   'tfjs-mla/layers': () => import('../src/layers.js'),
   'tfjs-mla/models': () => import('../src/models.js'),
 };
 
 /** With a single key, attention returns the value, and the value's gradient is the output's. */
-const computation = `
+const computationOn = (backend: string): string => `
   import * as tf from '@tensorflow/tfjs-core';
-  import '@tensorflow/tfjs-backend-cpu';
+  import '@tensorflow/tfjs-backend-${backend}';
   import { mlaAttention } from 'tfjs-mla';
+  ${backend === 'cpu' ? '' : `import 'tfjs-mla/${backend}';`}
   tf.env().set('PROD', true);
-  await tf.setBackend('cpu');
+  await tf.setBackend('${backend}');
   const [q, k, v] = [1, 2, 3].map((value) => tf.fill([1, 1, 1, 2], value));
   const dV = tf.grad((v) => mlaAttention(q, k, v))(v);
   console.log([...mlaAttention(q, k, v).dataSync(), ...dV.dataSync()].join());
@@ -37,12 +39,14 @@ const typedConsumer = `
   import { mlaAttention } from 'tfjs-mla';
   import { MultiHeadLatentAttention } from 'tfjs-mla/layers';
   import { loadDeepseek } from 'tfjs-mla/models';
+  import { startThreads } from 'tfjs-mla/wasm';
   import { installDevice } from 'tfjs-mla/webgpu';
   const q: tf.Tensor4D = tf.ones([1, 1, 1, 2]);
   export const out: tf.Tensor = mlaAttention(q, q, q, { causal: true, layout: 'bhsd' });
   // @ts-expect-error: fails to compile if the options' types were lost
   mlaAttention(q, q, q, { layout: 'hbsd' });
   export const ready: Promise<void> = installDevice();
+  export const threads: Promise<number> = startThreads(2);
   export { MultiHeadLatentAttention, loadDeepseek };
 `;
 const typedConsumerOptions = {
@@ -108,15 +112,23 @@ describe('package', () => {
     assert.ok(bytes < 60_000, `expected less than 60000 bytes, got ${bytes}`);
   });
 
-  it('computes in plain Node', async () => {
-    assert.equal(await runModule(computation), computed);
+  it('tfjs-mla/wasm: with all variants of its kernels, less than 40 kB when compressed', async () => {
+    const { outputFiles } = await bundle(`export * from 'tfjs-mla/wasm';`, ['@tensorflow/*']);
+    const bytes = gzipSync(outputFiles[0].contents).length;
+    assert.ok(bytes < 40_000, `expected less than 40000 bytes, got ${bytes}`);
   });
+
+  for (const backend of ['cpu', 'wasm']) {
+    it(`computes in plain Node on ${backend}`, async () => {
+      assert.equal(await runModule(computationOn(backend)), computed);
+    });
+  }
 
   const reason = absentChromium();
   if (reason) it.skip(`computes from a browser bundle: Chromium: ${reason}`);
   else {
     it('computes from a browser bundle with tfjs inside', async () => {
-      const { outputFiles } = await bundle(computation, []);
+      const { outputFiles } = await bundle(computationOn('cpu'), []);
       assert.equal(await runInBrowser(outputFiles[0].text), computed);
     });
   }
@@ -154,13 +166,13 @@ describe('package', () => {
 /** Into an empty folder, as a user would; npm has the peers in its cache since this project's own installation. */
 async function install(folder: string): Promise<void> {
   const { name, version, peerDependencies } = readPackage(repository);
-  const webgpu = '@tensorflow/tfjs-backend-webgpu';
+  const backends = ['@tensorflow/tfjs-backend-wasm', '@tensorflow/tfjs-backend-webgpu'];
   writeFileSync(join(folder, 'package.json'), JSON.stringify({ type: 'module', private: true }));
   await run(
     'npm',
     [
       ...['install', '--ignore-scripts', '--prefer-offline', '--no-audit', '--no-fund'],
-      ...[`./${name}-${version}.tgz`, `${webgpu}@${peerDependencies[webgpu]}`],
+      ...[`./${name}-${version}.tgz`, ...backends.map((peer) => `${peer}@${peerDependencies[peer]}`)],
     ],
     folder,
   );
