@@ -27,7 +27,8 @@ export type Variant = keyof typeof binaries;
 const modules = new Map<Variant, WebAssembly.Module>();
 
 export function isShared(memory: WebAssembly.Memory): boolean {
-  return !(memory.buffer instanceof ArrayBuffer);
+  // pages that are not isolated have no such class
+  return typeof SharedArrayBuffer !== 'undefined' && memory.buffer instanceof SharedArrayBuffer;
 }
 
 /** The variant for a memory on this engine. Throws if the engine has no SIMD. */

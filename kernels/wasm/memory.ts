@@ -42,8 +42,7 @@ export function beginCall(backend: BackendWasm): CallMemory {
 /** The backend's memory, if this build of it shows it. */
 export function memoryOf(backend: BackendWasm): WebAssembly.Memory | undefined {
   const { asm, wasmMemory } = emscripten(backend);
-  const memory = wasmMemory ?? asm?.memory;
-  return memory instanceof WebAssembly.Memory ? memory : undefined;
+  return wasmMemory ?? asm?.memory;
 }
 
 /** The address of new memory from the backend's own allocator. Throws if there is none left. */
@@ -84,11 +83,15 @@ class MemoryInPlace implements CallMemory {
   }
 }
 
+let own: WebAssembly.Memory | undefined;
+
 /** For backends that hide theirs. Kept from call to call: memory can grow, but not shrink. */
-export const ownMemory = new WebAssembly.Memory({ initial: 1 });
+export function ownMemory(): WebAssembly.Memory {
+  return (own ??= new WebAssembly.Memory({ initial: 1 }));
+}
 
 class MemoryOfCopies implements CallMemory {
-  readonly memory = ownMemory;
+  readonly memory = ownMemory();
   private readonly written: TensorInfo[] = [];
   /** One copy of a tensor that a call has twice, such as a latent that is key and value. */
   private readonly addresses = new Map<object, number>();

@@ -12,7 +12,7 @@ export const backendName = 'wasm';
 
 export function plan(kernel: KernelName, { precision }: MlaProblem): Plan {
   const shown = memoryOf(backend() as BackendWasm);
-  const memory = shown ?? ownMemory;
+  const memory = shown ?? ownMemory();
   const { LEFT, RIGHT } = kernelsFor(memory);
   const passedOver: PassedOver[] = [];
   const passOver = (candidate: string, reason: string): void => void passedOver.push({ candidate, reason });
