@@ -137,7 +137,7 @@ testRefusals('errors of a LatentCache that holds rows', onFilled, ['MLACacheAppe
 describe('errors of a backend without our kernels', () => {
   const bare = 'bare';
   /** What the message lists: the backends whose doors this file has gone through. */
-  const supported = 'cpu, webgpu';
+  const supported = 'cpu, wasm, webgpu';
   const message = (fn: string): string =>
     `${fn}: required: kernels for backend 'bare', supported: ${supported}; missing: import 'tfjs-mla/bare' if there is such a door, or choose a supported backend with tf.setBackend`;
 

@@ -76,7 +76,7 @@ export function requireKernel(fn: string, kernel: KernelName): void {
 }
 
 function failMissing(fn: string): never {
-  const have = [...planners.keys()].join(', ') || 'none';
+  const have = [...planners.keys()].sort().join(', ') || 'none';
   fail(
     fn,
     `required: kernels for backend '${getBackend()}', supported: ${have}; missing: import 'tfjs-mla/${getBackend()}' if there is such a door, or choose a supported backend with tf.setBackend`,
