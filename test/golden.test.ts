@@ -126,8 +126,8 @@ const inSoftwarePage = [
 
 function whySkipped(entry: GoldenEntry, { backend, isSoftware }: Device, folder: string): string | undefined {
   if (isLater(entry)) return `${entry.tags.join(', ')}: of a later version`;
-  if (backend === 'cpu' || !isSoftware) return undefined;
-  if (folder === goldenFolders.whole) return 'runs on hardware and on the cpu backend';
+  if (backend !== 'webgpu' || !isSoftware) return undefined;
+  if (folder === goldenFolders.whole) return 'runs on hardware and on the CPU backends';
   return isPage && !inSoftwarePage.includes(entry.name) ? 'runs in Node' : undefined;
 }
 
