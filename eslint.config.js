@@ -10,6 +10,7 @@ const mayImport = {
   'src/ops/**': ['src/core/**'],
   'src/cache/**': ['src/core/**'],
   'src/device/**': ['src/core/**', 'kernels/webgpu/**'],
+  'src/cli/**': ['src/core/**', 'kernels/wasm/compiled*', 'kernels/tensorflow/native*'],
   'src/layers/**': ['src/core/**', 'src/ops/**', 'src/cache/**'],
   'src/models/**': ['src/core/**', 'src/ops/**', 'src/cache/**', 'src/layers/**'],
   'src/*.ts': ['src/*/**', 'gradients/**', 'kernels/**'],
@@ -17,6 +18,7 @@ const mayImport = {
   'kernels/cpu/**': ['src/core/**'],
   'kernels/webgpu/**': ['src/core/**'],
   'kernels/wasm/**': ['src/core/**'],
+  'kernels/tensorflow/**': ['src/core/**'],
   // Dawn in Node is no part of the package, which runs on whatever WebGPU it finds
   'demo/**': ['src/*.ts', 'src/device/{node,adapter}.ts'],
 };
@@ -46,7 +48,14 @@ const restrictImports = (...patterns) => ({
 });
 
 export default defineConfig(
-  globalIgnores(['dist/', 'runs/', 'test/golden/', 'kernels/wasm/assembly/', 'kernels/wasm/binaries.ts']),
+  globalIgnores([
+    'dist/',
+    'runs/',
+    'test/golden/',
+    'kernels/wasm/assembly/',
+    'kernels/wasm/binaries.ts',
+    'native/',
+  ]),
   tseslint.configs.recommendedTypeChecked,
   {
     plugins: { 'import-x': importX },

@@ -19,7 +19,12 @@ const kernels = {
   mlaDecode: ['MLADecode', 'MLADecodeDq', 'MLADecodeDkv'],
 } as const;
 
-const lanes = { cpu: ['reference'], wasm: ['SIMD', 'relaxed SIMD'], webgpu: ['T1'] };
+const lanes = {
+  cpu: ['reference'],
+  wasm: ['SIMD', 'relaxed SIMD'],
+  webgpu: ['T1'],
+  tensorflow: ['sse2', 'avx2', 'avx512'],
+};
 
 function ones4(shape: number[]): tf.Tensor4D {
   return tf.ones<tf.Rank.R4>(shape as [number, number, number, number]);
@@ -119,6 +124,18 @@ describe('explain', () => {
         const candidates = passedOver.map(({ candidate }) => candidate);
         expectEqual(candidates.includes('float16'), true, 'float16 is passed over');
         expectEqual(candidates.includes('threads'), !isShared, 'threads are passed over');
+      });
+      return;
+    }
+
+    if (backend === 'tensorflow') {
+      it('says on tensorflow what the CPU kernels use, and that narrow precisions are computed in float32', () => {
+        const { lane, tile, passedOver } = explain('mlaAttention', attention, { precision: 'bfloat16' });
+        expectTrue(tile.THREADS >= 1, `expected threads, got ${tile.THREADS}`);
+        expectTrue(lanes.tensorflow.includes(lane), `no instruction set: ${lane}`);
+        expectEqual(passedOver, [
+          { candidate: 'bfloat16', reason: "TensorFlow's CPU device computes in float32" },
+        ]);
       });
       return;
     }

@@ -11,7 +11,7 @@ import { absentChromium, launchChromium } from './browser/chromium.js';
 
 const repository = fileURLToPath(new URL('..', import.meta.url));
 
-/** Every door in package.json's exports, and the source that it must export the same names as. */
+/** Every door in package.json's exports but the one for TensorFlow, which needs tfjs-node; and the source that it must export the same names as. */
 const doors: Record<string, () => Promise<object>> = {
   'tfjs-mla': () => import('../src/index.js'),
   'tfjs-mla/webgpu': () => import('../src/webgpu.js'),
@@ -78,7 +78,7 @@ describe('package', () => {
     const { exports } = readManifest(consumer);
     assert.deepEqual(
       Object.keys(exports).map((path) => `tfjs-mla${path.slice(1)}`),
-      Object.keys(doors),
+      [...Object.keys(doors), 'tfjs-mla/node'],
     );
   });
 
@@ -132,6 +132,22 @@ describe('package', () => {
       assert.equal(await runInBrowser(outputFiles[0].text), computed);
     });
   }
+
+  it('tfjs-mla/node: says what is missing, and the command that mends it', async () => {
+    const said = await runModule(
+      `await import('tfjs-mla/node').catch(({ message }) => console.log(message));`,
+    );
+    assert.match(
+      said,
+      /^tfjs-mla\/node: @tensorflow\/tfjs-node is not installed: run 'npm install .+setup-tensorflow'$/,
+    );
+  });
+
+  it('brings the command line tfjs-mla', async () => {
+    const program = join(consumer, 'node_modules/.bin/tfjs-mla');
+    const lines = (await run(program, ['doctor'], consumer)).split('\n');
+    assert.equal(lines[0], `ok  Node ${process.versions.node} on ${process.platform} ${process.arch}`);
+  });
 
   it('has types for a strict consumer', async () => {
     writeFileSync(join(consumer, 'consumer.ts'), typedConsumer);

@@ -1,4 +1,4 @@
-import { enableProdMode, findBackendFactory, getKernel, setBackend } from '@tensorflow/tfjs-core';
+import { enableProdMode, setBackend } from '@tensorflow/tfjs-core';
 import { openDawn } from '../../src/device/node.js';
 import type { OpenedDawn } from '../../src/device/node.js';
 import '../../src/index.js';
@@ -11,28 +11,27 @@ export interface ChosenBackend {
   passedOver: string[];
 }
 
-export const backendNames = ['tensorflow', 'webgpu', 'wasm', 'cpu'] as const;
+export const backendNames = ['webgpu', 'tensorflow', 'wasm', 'cpu'] as const;
 
 export type BackendName = (typeof backendNames)[number];
 
 /**
- * Makes the best backend current that this machine has and that has kernels of ours: tensorflow, else a real GPU
- * through WebGPU, else wasm. cpu and WebGPU in software are slower and have to be asked for. Throws if the one that is
- * asked for is absent.
+ * Makes the best backend current that this machine has: a real GPU through WebGPU, else TensorFlow if it is set up, else
+ * wasm. cpu and WebGPU in software are slower and have to be asked for. Throws if the one that is asked for is absent.
  */
 export async function chooseBackend(wanted?: BackendName): Promise<ChosenBackend> {
   enableProdMode(); // no advertisement for tfjs-node
   const passedOver: string[] = [];
-  if (wanted === undefined || wanted === 'tensorflow') {
-    const missing = missingTensorflow();
-    if (!missing) return use('tensorflow', 'libtensorflow', passedOver);
-    passedOver.push(`tensorflow: ${missing}`);
-  }
   if (wanted === undefined || wanted === 'webgpu') {
     const dawn = await openDawn();
     const missing = missingWebgpu(dawn, wanted === 'webgpu');
     if (!missing && dawn.adapter) return useWebgpu(dawn.adapter.name, passedOver);
     passedOver.push(`webgpu: ${missing}`);
+  }
+  if (wanted === undefined || wanted === 'tensorflow') {
+    const missing = await missingTensorflow();
+    if (!missing) return use('tensorflow', 'libtensorflow, all processors', passedOver);
+    passedOver.push(`tensorflow: ${missing}`);
   }
   if (wanted === undefined || wanted === 'wasm') {
     await import('@tensorflow/tfjs-backend-wasm');
@@ -46,9 +45,14 @@ export async function chooseBackend(wanted?: BackendName): Promise<ChosenBackend
   throw new Error(`backend ${wanted} was asked for and is not here: ${passedOver.join('; ')}`);
 }
 
-function missingTensorflow(): string | undefined {
-  if (!findBackendFactory('tensorflow')) return 'tfjs-node is not loaded';
-  return getKernel('MLAAttention', 'tensorflow') ? undefined : 'no kernels of ours are registered for it';
+/** Why TensorFlow is not used; undefined once it is loaded. */
+async function missingTensorflow(): Promise<string | undefined> {
+  try {
+    await import('../../src/node.js');
+    return undefined;
+  } catch (error) {
+    return (error as Error).message.replace('tfjs-mla/node: ', '');
+  }
 }
 
 function missingWebgpu(dawn: OpenedDawn, acceptSoftware: boolean): string | undefined {

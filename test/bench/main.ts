@@ -15,7 +15,7 @@ import type { Line } from './report.js';
 import { attentionShapes, decodeShapes, nameOf } from './shapes.js';
 import type { ShapeSet } from './shapes.js';
 
-type BackendName = 'cpu' | 'wasm' | 'webgpu';
+type BackendName = 'cpu' | 'wasm' | 'webgpu' | 'tensorflow';
 
 interface Flags {
   backend?: BackendName;
@@ -33,6 +33,7 @@ const program = new Command('bench')
       'cpu',
       'wasm',
       'webgpu',
+      'tensorflow',
     ]),
   )
   .addOption(
@@ -72,7 +73,7 @@ async function add(name: string, bench: () => Promise<Line[]>): Promise<void> {
 }
 
 function defaultShapes(): ShapeSet {
-  if (tf.getBackend() === 'wasm') return 'medium';
+  if (tf.getBackend() === 'wasm' || tf.getBackend() === 'tensorflow') return 'medium';
   return device.isSoftware ? 'small' : 'paper';
 }
 
@@ -95,6 +96,10 @@ async function chooseBackend({ backend, stock }: Flags): Promise<{ name: string;
       return dawn.adapter;
     }
     if (!dawn.adapter && backend) throw new Error(`bench: backend webgpu is not there: ${dawn.reason}`);
+  }
+  if (backend === 'tensorflow') {
+    await import('../../src/node.js');
+    return { name: 'libtensorflow', isSoftware: true };
   }
   await import('../../src/wasm.js');
   await tf.setBackend(backend ?? 'wasm');

@@ -6,6 +6,7 @@ import * as tf from '@tensorflow/tfjs-core';
 import { startThreads } from '../../src/wasm.js';
 import { openGpu } from './gpu.js';
 import { watchGpuErrors } from './gpuErrors.js';
+import { isTensorflowProcess, loadTensorflow } from './tensorflow.js';
 
 export interface DeviceOptions {
   /** Our own GPUDevice, with every feature and limit of the adapter, in place of the one that tfjs asks for. */
@@ -14,7 +15,7 @@ export interface DeviceOptions {
 
 export interface Device {
   readonly name: string;
-  readonly backend: 'cpu' | 'wasm' | 'webgpu';
+  readonly backend: 'cpu' | 'wasm' | 'webgpu' | 'tensorflow';
   readonly isSoftware: boolean;
   setUp(options?: DeviceOptions): Promise<void>;
 }
@@ -24,13 +25,15 @@ export interface AbsentDevice {
   readonly reason: string;
 }
 
+const noGpu = { adapter: undefined, reason: 'runs in a process without TensorFlow' };
 const isIsolated = globalThis.crossOriginIsolated === true;
-const gpu = await openGpu();
+const gpu = isTensorflowProcess ? noGpu : await openGpu();
 // The webgpu backend looks for navigator.gpu while it is imported, hence only now.
 if (gpu.adapter) await import('@tensorflow/tfjs-backend-webgpu');
 const stockWebgpu = tf.findBackendFactory('webgpu');
 // where the server of the browser tests has them; Node finds its own
 if (typeof document !== 'undefined') setWasmPaths('/wasm/');
+const missingTensorflow = isTensorflowProcess ? await loadTensorflow() : undefined;
 tf.env().set('IS_TEST', true); // tfjs then throws when a kernel leaks a buffer
 
 /** Threads of the wasm backend in a page that is cross-origin isolated; elsewhere there is one. */
@@ -39,6 +42,10 @@ export const threadsInIsolation = 3;
 export function availableDevices(): Device[] {
   // the isolated page is there for tfjs's threaded build; all else runs in the other
   if (isIsolated) return [{ name: 'wasm (threads)', backend: 'wasm', isSoftware: true, setUp: setUpThreads }];
+  if (isTensorflowProcess) {
+    const setUp = (): Promise<void> => setBackend('tensorflow');
+    return missingTensorflow ? [] : [{ name: 'tensorflow', backend: 'tensorflow', isSoftware: true, setUp }];
+  }
   const cpu: Device = { name: 'cpu', backend: 'cpu', isSoftware: true, setUp: () => setBackend('cpu') };
   const wasm: Device = { name: 'wasm', backend: 'wasm', isSoftware: true, setUp: () => setBackend('wasm') };
   if (!gpu.adapter) return [cpu, wasm];
@@ -47,7 +54,8 @@ export function availableDevices(): Device[] {
 }
 
 export function absentDevices(): AbsentDevice[] {
-  return gpu.adapter || isIsolated ? [] : [{ name: 'webgpu', reason: gpu.reason }];
+  if (missingTensorflow) return [{ name: 'tensorflow', reason: missingTensorflow }];
+  return gpu.adapter || isIsolated || isTensorflowProcess ? [] : [{ name: 'webgpu', reason: gpu.reason }];
 }
 
 /** One `describe` per device, set up; for each absent one a skipped test that names it. */

@@ -1,0 +1,127 @@
+/* The instruction set of this machine, and a pool of threads on the processors that the process may use. */
+#define _GNU_SOURCE
+#include <pthread.h>
+#include <sched.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "mla_cpu.h"
+
+/* Versions that every glibc has: the file then runs on older systems than the one that it was built on. */
+__asm__(".symver pthread_once,pthread_once@GLIBC_2.2.5");
+__asm__(".symver pthread_create,pthread_create@GLIBC_2.2.5");
+__asm__(".symver pthread_mutex_trylock,pthread_mutex_trylock@GLIBC_2.2.5");
+__asm__(".symver pthread_attr_setdetachstate,pthread_attr_setdetachstate@GLIBC_2.2.5");
+
+enum { MOST_THREADS = 64 };
+
+/* The kernel at hand. Threads take units, the last ones first, until none is left. */
+static struct {
+  MlaKernel kernel;
+  const MlaParams *params;
+  char *scratch; /* of thread 0; the others' follow */
+  size_t scratch_bytes;
+  int remaining, unfinished; /* atomic */
+  int number;                /* counts the jobs: idle threads sleep until it changes */
+} job;
+
+static pthread_mutex_t mutex = PTHREAD_MUTEX_INITIALIZER;
+static pthread_cond_t published = PTHREAD_COND_INITIALIZER, finished = PTHREAD_COND_INITIALIZER;
+/* Held for a whole call. Calls of other threads of the host run alone on their thread meanwhile. */
+static pthread_mutex_t pool = PTHREAD_MUTEX_INITIALIZER;
+static pthread_once_t started = PTHREAD_ONCE_INIT;
+static const MlaCpuKernels *kernels;
+static int threads = 1;
+
+static void work(int thread) {
+  for (;;) {
+    int unit = __atomic_sub_fetch(&job.remaining, 1, __ATOMIC_ACQ_REL);
+    if (unit < 0) return;
+    kernels->run_unit(job.kernel, job.params, unit, job.scratch + (size_t)thread * job.scratch_bytes);
+    if (__atomic_sub_fetch(&job.unfinished, 1, __ATOMIC_ACQ_REL) > 0) continue;
+    pthread_mutex_lock(&mutex);
+    pthread_cond_signal(&finished);
+    pthread_mutex_unlock(&mutex);
+  }
+}
+
+static void *serve(void *thread) {
+  for (int seen = 0;;) {
+    pthread_mutex_lock(&mutex);
+    while (job.number == seen) pthread_cond_wait(&published, &mutex);
+    seen = job.number;
+    pthread_mutex_unlock(&mutex);
+    work((int)(intptr_t)thread);
+  }
+  return NULL;
+}
+
+static void start(void) {
+  __builtin_cpu_init();
+  /* MLA_CPU, a switch for tests: no better instructions than these */
+  const char *most = getenv("MLA_CPU");
+  int may_avx512 = !most || !strcmp(most, "avx512"), may_avx2 = may_avx512 || !strcmp(most, "avx2");
+  int has_fma = __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c");
+  if (may_avx512 && has_fma && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+      __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl"))
+    kernels = &mla_cpu_avx512;
+  else if (may_avx2 && has_fma && __builtin_cpu_supports("avx2")) kernels = &mla_cpu_avx2;
+  else kernels = &mla_cpu_sse2;
+
+  cpu_set_t set;
+  int processors = sched_getaffinity(0, sizeof set, &set) ? 1 : CPU_COUNT(&set);
+  if (processors > MOST_THREADS) processors = MOST_THREADS;
+  pthread_attr_t attributes;
+  pthread_attr_init(&attributes);
+  pthread_attr_setdetachstate(&attributes, PTHREAD_CREATE_DETACHED);
+  for (; threads < processors; threads++) {
+    pthread_t id;
+    if (pthread_create(&id, &attributes, serve, (void *)(intptr_t)threads)) break;
+  }
+  pthread_attr_destroy(&attributes);
+}
+
+static void run_on_all_threads(int units) {
+  pthread_mutex_lock(&mutex);
+  job.number++;
+  __atomic_store_n(&job.unfinished, units, __ATOMIC_RELEASE);
+  /* after all that: who takes a unit sees the whole job that it belongs to */
+  __atomic_store_n(&job.remaining, units, __ATOMIC_RELEASE);
+  pthread_cond_broadcast(&published);
+  pthread_mutex_unlock(&mutex);
+  work(0);
+  pthread_mutex_lock(&mutex);
+  while (__atomic_load_n(&job.unfinished, __ATOMIC_ACQUIRE) > 0) pthread_cond_wait(&finished, &mutex);
+  pthread_mutex_unlock(&mutex);
+}
+
+int mla_cpu_run(MlaKernel kernel, const MlaParams *params) {
+  pthread_once(&started, start);
+  int units = kernels->units(kernel, params);
+  if (units == 0) return 1;
+  size_t bytes = kernels->scratch_bytes(kernel, params);
+  int has_pool = units > 1 && threads > 1 && pthread_mutex_trylock(&pool) == 0;
+  char *scratch = aligned_alloc(64, bytes * (size_t)(has_pool ? threads : 1));
+  if (scratch && has_pool) {
+    job.kernel = kernel;
+    job.params = params;
+    job.scratch = scratch;
+    job.scratch_bytes = bytes;
+    run_on_all_threads(units);
+  } else if (scratch) {
+    while (units > 0) kernels->run_unit(kernel, params, --units, scratch);
+  }
+  free(scratch);
+  if (has_pool) pthread_mutex_unlock(&pool);
+  return scratch != NULL;
+}
+
+const char *mla_cpu_name(void) {
+  pthread_once(&started, start);
+  return kernels->name;
+}
+
+int mla_cpu_threads(void) {
+  pthread_once(&started, start);
+  return threads;
+}

@@ -1,0 +1,121 @@
+/** Our TensorFlow ops as the kernels of tfjs's 'tensorflow' backend (tfjs-node). */
+import type { KernelBackend, Tensor, TensorInfo } from '@tensorflow/tfjs-core';
+import * as names from '../../src/core/names.js';
+import type { KernelName } from '../../src/core/names.js';
+import type { MlaProblem } from '../../src/core/problem.js';
+import { registerKernels } from '../../src/core/register.js';
+import type { Kernels, Plan } from '../../src/core/register.js';
+import type { AttentionInputs, BackwardInputs, DecodeInputs } from '../../src/core/kernelInputs.js';
+import { registerOps } from './native.js';
+
+const backendName = 'tensorflow';
+
+/** What we use of tfjs-node's backend, which its types do not show. */
+export interface TensorflowBackend extends KernelBackend {
+  readonly isUsingGpuDevice: boolean;
+  readonly binding: Record<
+    'TF_ATTR_TYPE' | 'TF_ATTR_STRING' | 'TF_ATTR_FLOAT' | 'TF_ATTR_INT' | 'TF_FLOAT',
+    number
+  >;
+  executeMultipleOutputs(
+    op: string,
+    attributes: { name: string; type: number; value: number | string }[],
+    inputs: TensorInfo[],
+    outputs: number,
+  ): Tensor[];
+}
+
+const kernels: Kernels<TensorflowBackend> = {
+  [names.MLAAttention]: (problem, inputs, backend) =>
+    run(names.MLAAttention, problem, attentionInputs(inputs), 2, backend),
+  [names.MLADelta]: (problem, { out, dOut, dLse }, backend) =>
+    run(names.MLADelta, problem, [out, dOut, dLse], 1, backend)[0],
+  [names.MLAAttentionDq]: (problem, inputs, backend) =>
+    run(
+      names.MLAAttentionDq,
+      problem,
+      [...attentionInputs(inputs), ...backwardInputs(inputs)],
+      1,
+      backend,
+    )[0],
+  [names.MLAAttentionDkv]: (problem, inputs, backend) =>
+    run(names.MLAAttentionDkv, problem, [...attentionInputs(inputs), ...backwardInputs(inputs)], 3, backend),
+  [names.MLADecode]: (problem, inputs, backend) =>
+    run(names.MLADecode, problem, decodeInputs(inputs), 2, backend),
+  [names.MLADecodeDq]: (problem, inputs, backend) =>
+    run(names.MLADecodeDq, problem, [...decodeInputs(inputs), ...backwardInputs(inputs)], 2, backend),
+  [names.MLADecodeDkv]: (problem, inputs, backend) =>
+    run(names.MLADecodeDkv, problem, [...decodeInputs(inputs), ...backwardInputs(inputs)], 2, backend),
+  // in place: the op writes through the memory of its inputs
+  [names.MLACacheAppend]: (_problem, { cKv, kRope, newCkv, newKRope, lengths }, backend) =>
+    backend.executeMultipleOutputs(
+      names.MLACacheAppend,
+      [typeAttribute(backend)],
+      [cKv, kRope, newCkv, newKRope, lengths],
+      0,
+    ),
+};
+
+/** Registers the ops with TensorFlow and the kernels with tfjs; a second call does nothing. */
+export function registerTensorflowKernels(): void {
+  registerOps();
+  registerKernels(backendName, kernels, { plan, compile: () => Promise.resolve() });
+}
+
+function attentionInputs({ q, k, v, kRope, qLengths, kvLengths }: AttentionInputs): TensorInfo[] {
+  return [q, k, v, kRope, qLengths, kvLengths];
+}
+
+function decodeInputs({ qLatent, qRope, cKv, kRope, kvLengths }: DecodeInputs): TensorInfo[] {
+  return [qLatent, qRope, cKv, kRope, kvLengths];
+}
+
+function backwardInputs({ dOut, lse, delta }: BackwardInputs): TensorInfo[] {
+  return [dOut, lse, delta];
+}
+
+/** Attributes are part of the key of a cache that TensorFlow never empties: no length is among them. */
+function run(
+  op: KernelName,
+  problem: MlaProblem,
+  inputs: TensorInfo[],
+  outputs: number,
+  backend: TensorflowBackend,
+): Tensor[] {
+  const { layout, softmaxScale, causal, window } = problem;
+  const { TF_ATTR_STRING, TF_ATTR_FLOAT, TF_ATTR_INT } = backend.binding;
+  const attributes = [typeAttribute(backend), { name: 'layout', type: TF_ATTR_STRING, value: layout }];
+  if (op !== names.MLADelta) {
+    attributes.push(
+      { name: 'softmax_scale', type: TF_ATTR_FLOAT, value: softmaxScale },
+      { name: 'causal', type: TF_ATTR_STRING, value: causal },
+      { name: 'window_left', type: TF_ATTR_INT, value: window[0] },
+      { name: 'window_right', type: TF_ATTR_INT, value: window[1] },
+    );
+  }
+  return backend.executeMultipleOutputs(op, attributes, inputs, outputs);
+}
+
+function typeAttribute({ binding }: TensorflowBackend): {
+  name: string;
+  type: number;
+  value: number | string;
+} {
+  return { name: 'T', type: binding.TF_ATTR_TYPE, value: binding.TF_FLOAT };
+}
+
+function plan(kernel: KernelName, { precision }: MlaProblem): Plan {
+  const { instructions, threads } = registerOps();
+  const isNarrow = precision !== 'float32' && precision !== 'auto';
+  return {
+    kernel,
+    backend: backendName,
+    lane: instructions,
+    computePrecision: 'float32',
+    tile: { THREADS: threads },
+    cacheKey: '',
+    passedOver: isNarrow
+      ? [{ candidate: precision, reason: "TensorFlow's CPU device computes in float32" }]
+      : [],
+  };
+}

@@ -1,0 +1,54 @@
+/** The native library: one file, an addon for Node and an op library for TensorFlow. */
+import { existsSync } from 'node:fs';
+import { createRequire } from 'node:module';
+import { fileURLToPath } from 'node:url';
+
+/** What the library says of itself once its ops are registered. */
+export interface NativeReport {
+  /** the version of the TensorFlow that it found in the process */
+  tensorflow: string;
+  /** the instruction set of the CPU kernels: 'sse2', 'avx2' or 'avx512' */
+  instructions: string;
+  threads: number;
+}
+
+interface Addon {
+  register(): NativeReport;
+}
+
+const platform = `${process.platform}-${process.arch}`;
+
+/** In the repository and in the package alike: beside the folder that holds src or dist. */
+const candidates = ['../../native/', '../../../native/'].map((folder) =>
+  fileURLToPath(new URL(`${folder}mla-${platform}.node`, import.meta.url)),
+);
+
+/** The library for this platform, if there is one. */
+export function nativeLibrary(): string | undefined {
+  return candidates.find((candidate) => existsSync(candidate));
+}
+
+let report: NativeReport | undefined;
+
+/**
+ * Registers the ops with the TensorFlow in this process; a second call only reports. Throws if there is no library for
+ * this platform, or no TensorFlow in the process.
+ */
+export function registerOps(): NativeReport {
+  if (report) return report;
+  const file = nativeLibrary();
+  if (!file) {
+    throw new Error(
+      `tfjs-mla/node: required: the native library for ${platform}, supported: linux-x64; in the repository 'npm run build:native' makes it`,
+    );
+  }
+  const addon = createRequire(import.meta.url)(file) as Addon;
+  try {
+    report = addon.register();
+  } catch (error) {
+    throw new Error(`tfjs-mla/node: ${(error as Error).message}; load @tensorflow/tfjs-node first`, {
+      cause: error,
+    });
+  }
+  return report;
+}

@@ -1,0 +1,154 @@
+/** `tfjs-mla doctor`: what runs in this folder. Nothing native is loaded here, so whatever is broken it can say so. */
+import { spawnSync } from 'node:child_process';
+import { existsSync, readFileSync, readdirSync } from 'node:fs';
+import { join } from 'node:path';
+import { engineHas } from '../../kernels/wasm/compiled.js';
+import { absentTools, compute } from './binding.js';
+import { findPythonTensorflow, hasPip } from './python.js';
+import { bindingFile, cudaFolder, findPackage, installCommand } from './tfjsNode.js';
+import { libraryFolder, sourceOf } from './tfjsNode.js';
+
+interface Finding {
+  readonly ok: boolean;
+  readonly what: string;
+  /** The command that mends it. */
+  readonly mend?: string;
+}
+
+const tfjsPackages = ['core', 'layers', 'backend-cpu', 'backend-wasm', 'backend-webgpu'];
+const driverFile = '/proc/driver/nvidia/version';
+
+export function doctor(): void {
+  const checks: (() => Finding | Finding[])[] = [
+    node,
+    ...tfjsPackages.map((name) => () => packageFinding(`@tensorflow/tfjs-${name}`)),
+    () => engineFinding('simd', 'WebAssembly SIMD'),
+    () => engineFinding('relaxedSimd', 'WebAssembly relaxed SIMD'),
+    dawn,
+    () => tfjsNode('@tensorflow/tfjs-node', 'npx tfjs-mla setup-tensorflow'),
+    () => tfjsNode('@tensorflow/tfjs-node-gpu', 'npx tfjs-mla setup-tensorflow --gpu'),
+    buildTools,
+    pip,
+    pythonTensorflow,
+    nvidiaDriver,
+  ];
+  for (const check of checks) for (const finding of findings(check)) print(finding);
+}
+
+/** A check that throws is a finding too. */
+function findings(check: () => Finding | Finding[]): Finding[] {
+  try {
+    return [check()].flat();
+  } catch (error) {
+    return [{ ok: false, what: (error as Error).message }];
+  }
+}
+
+function print({ ok, what, mend }: Finding): void {
+  process.stdout.write(`${ok ? 'ok' : 'no'}  ${what}${!ok && mend ? `: ${mend}` : ''}\n`);
+}
+
+function node(): Finding {
+  const [major, minor] = process.versions.node.split('.').map(Number);
+  return {
+    ok: major > 20 || (major === 20 && minor >= 19),
+    what: `Node ${process.versions.node} on ${process.platform} ${process.arch}`,
+    mend: 'install Node 20.19 or newer',
+  };
+}
+
+function packageFinding(name: string, mend = installCommand(name)): Finding {
+  const found = findPackage(name);
+  return { ok: found !== undefined, what: found ? `${name} ${found.version}` : name, mend };
+}
+
+function engineFinding(feature: 'simd' | 'relaxedSimd', what: string): Finding {
+  return { ok: engineHas(feature), what, mend: 'install Node 22 or newer' };
+}
+
+function dawn(): Finding {
+  const { ok, what, mend } = packageFinding('webgpu', 'npm install webgpu');
+  return { ok, what: `Dawn (WebGPU in Node), package ${what}`, mend };
+}
+
+function tfjsNode(name: string, setup: string): Finding[] {
+  const found = findPackage(name);
+  const installed = packageFinding(name);
+  if (!found) return [installed];
+  const { folder } = found;
+  const version = libraryVersion(folder);
+  const built = existsSync(join(folder, bindingFile(folder)));
+  const answer = version && built ? compute(folder) : undefined;
+  return [
+    installed,
+    { ok: version !== undefined, what: `${name}: libtensorflow ${version ?? ''}`.trim(), mend: setup },
+    { ok: built, what: `${name}: binding`, mend: setup },
+    ...(name.endsWith('-gpu') ? [cudaRuntime(name, folder, setup)] : []),
+    ...(answer ? [computation(name, answer, setup)] : []),
+  ];
+}
+
+/** From our own record, or from the file name that the package's own script gives its download. */
+function libraryVersion(folder: string): string | undefined {
+  const libraries = join(folder, libraryFolder);
+  const names = existsSync(libraries) ? readdirSync(libraries) : [];
+  const stock = names.find((name) => /^libtensorflow\.so\.\d+\.\d+/.test(name));
+  return (
+    sourceOf(folder, 'tensorflow') ??
+    stock?.replace('libtensorflow.so.', '') ??
+    (names.includes('libtensorflow.so') ? 'of unknown version' : undefined)
+  );
+}
+
+function cudaRuntime(name: string, folder: string, mend: string): Finding {
+  const file = `${cudaFolder}/libcudart.so.12`;
+  return { ok: existsSync(join(folder, file)), what: `${name}: ${file}`, mend };
+}
+
+function computation(name: string, answer: ReturnType<typeof compute>, mend: string): Finding {
+  if ('reason' in answer) return { ok: false, what: `${name} computes (${answer.reason})`, mend };
+  const { tensorflow, gpu, instructions } = answer;
+  const ops = instructions ? `, our ops with ${instructions}` : ', without our ops';
+  return {
+    ok: true,
+    what: `${name} computes with TensorFlow ${tensorflow} on the ${gpu ? 'GPU' : 'CPU'}${ops}`,
+  };
+}
+
+function buildTools(): Finding {
+  const absent = absentTools();
+  const what = absent.length > 0 ? `${absent.join(', ')}, to build the binding` : 'g++, make, python3';
+  return { ok: absent.length === 0, what, mend: 'apt-get install g++ make python3' };
+}
+
+function pip(): Finding {
+  return { ok: hasPip(), what: 'python3 with pip', mend: 'apt-get install python3-pip' };
+}
+
+function pythonTensorflow(): Finding {
+  const found = findPythonTensorflow();
+  if (!found)
+    return { ok: false, what: 'TensorFlow of python3', mend: 'not needed, it only saves a download' };
+  const { version, cuda } = found;
+  return { ok: true, what: `TensorFlow ${version} of python3, ${cuda ? 'with' : 'without'} CUDA` };
+}
+
+/** To Node a library that opens but is no addon "did not self-register". */
+const openDriver = `
+try { process.dlopen({ exports: {} }, 'libcuda.so.1'); }
+catch (error) { if (!/self-register/.test(error.message)) process.exit(1); }
+`;
+
+function nvidiaDriver(): Finding {
+  const opened = spawnSync(process.execPath, ['-e', openDriver], { timeout: 30_000 }).status === 0;
+  const version = existsSync(driverFile)
+    ? /\d+\.\d+(\.\d+)?/.exec(readFileSync(driverFile, 'utf8'))?.[0]
+    : undefined;
+  return {
+    ok: opened,
+    what: ['NVIDIA driver', version, opened ? undefined : '(libcuda.so.1 does not open)']
+      .filter(Boolean)
+      .join(' '),
+    mend: 'install the driver of your card',
+  };
+}

@@ -1,0 +1,46 @@
+/** `tfjs-mla setup-tensorflow`: a libtensorflow of today behind an installed tfjs-node. */
+import { buildBinding, compute } from './binding.js';
+import { putCuda, putTensorflow } from './libraries.js';
+import { say, stop } from './progress.js';
+import { findPackage, installCommand, removeAllParts, removeDownloads } from './tfjsNode.js';
+
+export interface SetupOptions {
+  readonly gpu: boolean;
+  readonly version?: string;
+  readonly wheel?: string;
+  readonly undo: boolean;
+}
+
+export async function setupTensorflow(options: SetupOptions): Promise<void> {
+  const name = options.gpu ? '@tensorflow/tfjs-node-gpu' : '@tensorflow/tfjs-node';
+  const found = findPackage(name);
+  if (!found) {
+    stop(`expected ${name} to be installed in this folder, got none; ${installCommand(name)}`);
+  }
+  const { folder } = found;
+  if (options.undo) return undo(folder);
+  if (process.platform !== 'linux' || process.arch !== 'x64') {
+    const got = `${process.platform} on ${process.arch}`;
+    stop(`expected linux on x64, got ${got}; use the backend wasm or webgpu`);
+  }
+  const source = await putTensorflow(folder, options);
+  if (options.gpu) await putCuda(folder);
+  removeDownloads(folder);
+
+  await buildBinding(folder, source);
+  say('multiplying two matrices, and running an op of ours');
+  const computed = compute(folder);
+  if ('reason' in computed) {
+    stop(`expected ${name} to multiply two matrices, got ${computed.reason}; see npx tfjs-mla doctor`);
+  }
+  const { tensorflow, gpu, instructions } = computed;
+  const ops = instructions ? `, our ops with ${instructions}` : '; there is no native library of ours here';
+  process.stdout.write(
+    `${name} computes with TensorFlow ${tensorflow} on the ${gpu ? 'GPU' : 'CPU'}${ops}\n`,
+  );
+}
+
+function undo(folder: string): void {
+  const removed = removeAllParts(folder);
+  process.stdout.write(removed.length > 0 ? `removed ${removed.join(', ')}\n` : 'nothing to remove\n');
+}

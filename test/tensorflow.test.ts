@@ -1,0 +1,260 @@
+/** What is peculiar to TensorFlow: narrow types, messages of the ops themselves, Workers, a second copy of the library. */
+import { spawnSync } from 'node:child_process';
+import { copyFileSync, mkdtempSync, rmSync } from 'node:fs';
+import { createRequire } from 'node:module';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { fileURLToPath } from 'node:url';
+import { Worker } from 'node:worker_threads';
+import * as tf from '@tensorflow/tfjs-core';
+import type { TensorflowBackend } from '../kernels/tensorflow/index.js';
+import { mlaAttention } from '../src/index.js';
+import { attentionCases } from './cases.js';
+import { answersOf } from './support/answers.js';
+import { expectClose } from './support/compare.js';
+import { onEachDevice } from './support/devices.js';
+import { expectEqual, expectTrue } from './support/expect.js';
+import { toTensors } from './support/onDevice.js';
+import { isTensorflowProcess } from './support/tensorflow.js';
+
+/** What the tests need of the backend beside its kernels: raw handles, for types that JavaScript cannot hold. */
+interface RawBackend extends TensorflowBackend {
+  getInputTensorIds(tensors: tf.TensorInfo[]): number[];
+  createOutputTensor(metadata: Handle): tf.Tensor;
+  readonly binding: TensorflowBackend['binding'] & {
+    executeOp(op: string, attributes: Attribute[], ids: number[], outputs: number): Handle[];
+    deleteTensor(id: number): void;
+    getNumOfTensors(): number;
+  };
+}
+interface Handle {
+  id: number;
+  shape: number[];
+  dtype: number;
+}
+interface Attribute {
+  name: string;
+  type: number;
+  value: string | number;
+}
+
+const float = 1;
+/** By TensorFlow's number for the type: the most that out may be off, the floors of the golden files' README. */
+const narrowTypes = [
+  { name: 'half', type: 19, bounds: { metric: 2e-3, relativeL2: 2e-3 } },
+  { name: 'bfloat16', type: 14, bounds: { metric: 1.5e-2, relativeL2: 1.5e-2 } },
+];
+const library = fileURLToPath(
+  new URL(`../native/mla-${process.platform}-${process.arch}.node`, import.meta.url),
+);
+
+function backendOf(): RawBackend {
+  return tf.backend() as RawBackend;
+}
+
+function attributes(type: number, scale: number): Attribute[] {
+  const { TF_ATTR_TYPE, TF_ATTR_STRING, TF_ATTR_FLOAT, TF_ATTR_INT } = backendOf().binding;
+  return [
+    { name: 'T', type: TF_ATTR_TYPE, value: type },
+    { name: 'layout', type: TF_ATTR_STRING, value: 'bshd' },
+    { name: 'softmax_scale', type: TF_ATTR_FLOAT, value: scale },
+    { name: 'causal', type: TF_ATTR_STRING, value: 'bottom-right' },
+    { name: 'window_left', type: TF_ATTR_INT, value: -1 },
+    { name: 'window_right', type: TF_ATTR_INT, value: -1 },
+  ];
+}
+
+/** MLAAttention on raw handles of one type: out as float32. */
+function attendIn(type: number, inputs: tf.Tensor[], scale: number): tf.Tensor {
+  const backend = backendOf();
+  const { binding } = backend;
+  const made: number[] = [];
+  const cast = (id: number, from: number, to: number): Handle => {
+    const types = [
+      { name: 'SrcT', type: binding.TF_ATTR_TYPE, value: from },
+      { name: 'DstT', type: binding.TF_ATTR_TYPE, value: to },
+    ];
+    return binding.executeOp('Cast', types, [id], 1)[0];
+  };
+  const [q, k, v, kRope, qLengths, kvLengths] = backend.getInputTensorIds(inputs);
+  const narrow = [q, k, v, kRope].map((id) => cast(id, float, type).id);
+  const [out, lse] = binding.executeOp(
+    'MLAAttention',
+    attributes(type, scale),
+    [...narrow, qLengths, kvLengths],
+    2,
+  );
+  expectEqual([out.dtype, lse.dtype], [type, float], 'types');
+  const result = backend.createOutputTensor(cast(out.id, type, float));
+  made.push(...narrow, out.id, lse.id);
+  for (const id of made) binding.deleteTensor(id);
+  return result;
+}
+
+/** Posts how many numbers were wrong. Two threads of JavaScript have two contexts of TensorFlow, and one library. */
+const workerCode = `
+  const tf = require('@tensorflow/tfjs-node');
+  require(${JSON.stringify(library)}).register();
+  const { binding } = tf.backend();
+  const text = (name, value) => ({ name, type: binding.TF_ATTR_STRING, value });
+  const attributes = [
+    { name: 'T', type: binding.TF_ATTR_TYPE, value: ${float} },
+    text('layout', 'bshd'),
+    text('causal', 'bottom-right'),
+    { name: 'softmax_scale', type: binding.TF_ATTR_FLOAT, value: 0.5 },
+    { name: 'window_left', type: binding.TF_ATTR_INT, value: -1 },
+    { name: 'window_right', type: binding.TF_ATTR_INT, value: -1 },
+  ];
+  const [x, none, noLengths] = [tf.ones([1, 64, 4, 32]), tf.ones([0]), tf.tensor1d([], 'int32')];
+  let wrong = 0;
+  for (let n = 0; n < 300; n++) {
+    const inputs = [x, x, x, none, noLengths, noLengths];
+    const outputs = tf.backend().executeMultipleOutputs('MLAAttention', attributes, inputs, 2);
+    wrong += outputs[0].dataSync().filter((value) => Math.abs(value - 1) > 1e-5).length;
+    tf.dispose(outputs);
+  }
+  require('node:worker_threads').parentPort.postMessage(wrong);
+`;
+
+/** An op that is given what it cannot use. */
+function refuse(
+  op: string,
+  inputs: tf.Tensor[],
+  changes: Partial<Record<string, string | number>> = {},
+): string {
+  const given = attributes(float, 0.5).map((attribute) => ({
+    ...attribute,
+    value: changes[attribute.name] ?? attribute.value,
+  }));
+  try {
+    tf.dispose(backendOf().executeMultipleOutputs(op, given, inputs, 2));
+  } catch (error) {
+    return (error as Error).message;
+  }
+  throw new Error(`expected ${op} to refuse, got none`);
+}
+
+describe('tensorflow', () => {
+  if (!isTensorflowProcess) {
+    it.skip('tensorflow: runs in npm run mocha:tensorflow');
+    return;
+  }
+  onEachDevice(() => {
+    for (const { name, type, bounds } of narrowTypes) {
+      it(`computes in float32 on ${name}`, async () => {
+        const c = attentionCases.find(({ name }) => name === 'deepseek, rope apart');
+        if (!c) throw new Error('expected the case in the table, got none');
+        const { problem, tensors } = answersOf({ ...c, layout: 'bshd' });
+        const inputs = toTensors(tensors, ['q', 'k', 'v', 'kRope', 'qLengths', 'kvLengths']);
+        const out = attendIn(type, inputs, problem.softmaxScale);
+        const values = { shape: out.shape, values: await out.data() };
+        expectClose('out', values, tensors.out, bounds);
+        expectTrue(
+          values.values.some((value, index) => value !== tensors.out.values[index]),
+          `expected the roundings of ${name}, got float32`,
+        );
+        tf.dispose([...inputs, out]);
+      });
+    }
+
+    it('says what is wrong with tensors that do not fit', () => {
+      const [x, none, noLengths] = [tf.ones([1, 3, 2, 8]), tf.ones([0]), tf.tensor1d([], 'int32')];
+      const attend = (...inputs: tf.Tensor[]): string => refuse('MLAAttention', inputs);
+      const message = (text: string): string => `MLAAttention: ${text}`;
+      const cases: [string, string][] = [
+        [attend(tf.ones([3, 2, 8]), x, x, none, noLengths, noLengths), 'q must have rank 4, got 3'],
+        [
+          attend(x, tf.ones([2, 3, 2, 8]), x, none, noLengths, noLengths),
+          "k must be [1, 3, 2, 8] for layout 'bshd', got [2, 3, 2, 8]",
+        ],
+        [
+          attend(x, x, tf.ones([1, 4, 2, 8]), none, noLengths, noLengths),
+          "v must be [1, 3, 2, 8] for layout 'bshd', got [1, 4, 2, 8]",
+        ],
+        [
+          attend(x, tf.ones([1, 3, 2, 6]), x, tf.ones([1, 9, 2]), noLengths, noLengths),
+          "k_rope must be [1, 3, 2] for layout 'bshd', got [1, 9, 2]",
+        ],
+        [
+          attend(x, tf.ones([1, 3, 3, 8]), tf.ones([1, 3, 3, 8]), none, noLengths, noLengths),
+          'hq must be a multiple of hkv=3, got hq=2',
+        ],
+        [
+          attend(x, x, x, none, tf.tensor1d([1, 2], 'int32'), noLengths),
+          "q_lengths must be [1] for layout 'bshd', got [2]",
+        ],
+      ];
+      for (const [got, expected] of cases) {
+        expectTrue(got.includes(message(expected)), `expected "${message(expected)}" in: ${got}`);
+      }
+      tf.dispose([x, none, noLengths]);
+    });
+
+    it('says what is wrong with attributes', () => {
+      const [x, none, noLengths] = [tf.ones([1, 3, 2, 8]), tf.ones([0]), tf.tensor1d([], 'int32')];
+      const got = refuse('MLAAttention', [x, x, x, none, noLengths, noLengths], { layout: 'hbsd' });
+      expectTrue(got.includes(`Value for attr 'layout' of "hbsd" is not in the list of allowed values`), got);
+      tf.dispose([x, none, noLengths]);
+    });
+
+    it('keeps no handle and makes no kernel anew for other lengths', async () => {
+      const { binding } = backendOf();
+      const run = async (skv: number, length: number): Promise<void> => {
+        const q = tf.ones<tf.Rank.R4>([1, 2, 2, 8]);
+        const kv = tf.ones<tf.Rank.R4>([1, skv, 2, 8]);
+        const out = mlaAttention(q, kv, kv, { causal: true, kvLengths: [length] });
+        await out.data();
+        tf.dispose([q, kv, out]);
+      };
+      for (let n = 0; n < 50; n++) await run(5, 5);
+      const [handles, tensors] = [binding.getNumOfTensors(), tf.memory().numTensors];
+      const rss = process.memoryUsage().rss;
+      for (let n = 0; n < 3000; n++) await run(1 + (n % 300), n % 2);
+      expectEqual(
+        [binding.getNumOfTensors(), tf.memory().numTensors],
+        [handles, tensors],
+        'handles, tensors',
+      );
+      const grown = process.memoryUsage().rss - rss;
+      expectTrue(grown < 30e6, `expected memory to stay, got ${grown} bytes more`);
+    }).timeout(60_000);
+
+    it('bears a second copy of the library in the process', () => {
+      const folder = mkdtempSync(join(tmpdir(), 'tfjs-mla-'));
+      const copy = join(folder, 'copy.node');
+      copyFileSync(library, copy);
+      const addon = createRequire(import.meta.url)(copy) as { register(): { tensorflow: string } };
+      expectTrue(/^2\./.test(addon.register().tensorflow), 'expected a version of TensorFlow 2');
+      rmSync(folder, { recursive: true });
+    });
+
+    it('computes in a Worker and on the main thread at once', async () => {
+      const worker = new Worker(workerCode, { eval: true, execArgv: [] });
+      const answer = new Promise<number>((resolve, reject) => {
+        worker.once('message', resolve).once('error', reject);
+      });
+      const x = tf.ones<tf.Rank.R4>([1, 64, 4, 32]);
+      let isOver = false;
+      const settled = answer.finally(() => (isOver = true));
+      while (!isOver) {
+        const out = mlaAttention(x, x, x, { causal: true });
+        const values = await out.data();
+        expectTrue(
+          values.every((value) => Math.abs(value - 1) < 1e-5),
+          'expected ones',
+        );
+        out.dispose();
+        await new Promise((resolve) => setImmediate(resolve));
+      }
+      expectEqual(await settled, 0, 'wrong numbers in the Worker');
+      await worker.terminate();
+      x.dispose();
+    }).timeout(60_000);
+  });
+
+  it('says so where TensorFlow is not loaded', () => {
+    const code = `try { require(${JSON.stringify(library)}).register() } catch (error) { console.log(error.message) }`;
+    const { stdout } = spawnSync(process.execPath, ['-e', code], { encoding: 'utf8' });
+    expectEqual(stdout.trim(), 'TensorFlow is not loaded in this process');
+  });
+});
