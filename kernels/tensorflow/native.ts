@@ -23,8 +23,10 @@ const candidates = ['../../native/', '../../../native/'].map((folder) =>
   fileURLToPath(new URL(`${folder}mla-${platform}.node`, import.meta.url)),
 );
 
-/** The library for this platform, if there is one. */
+/** The library for this platform, if there is one; or the one that MLA_NATIVE names, none if that is empty. */
 export function nativeLibrary(): string | undefined {
+  const named = process.env.MLA_NATIVE;
+  if (named !== undefined) return named === '' ? undefined : named;
   return candidates.find((candidate) => existsSync(candidate));
 }
 

@@ -89,3 +89,8 @@ export function compute(folder: string): Computation | { readonly reason: string
   const said = stderr.split('\n').find((line) => /Error: |what\(\)/.test(line));
   return { reason: [signal ?? `exit code ${status}`, said?.trim()].filter(Boolean).join(', ') };
 }
+
+export function computationText({ tensorflow, gpu, instructions }: Computation): string {
+  const ops = instructions ? `our ops with ${instructions}` : 'without our ops';
+  return `computes with TensorFlow ${tensorflow} on the ${gpu ? 'GPU' : 'CPU'}, ${ops}`;
+}

@@ -3,7 +3,7 @@ import { spawnSync } from 'node:child_process';
 import { existsSync, readFileSync, readdirSync } from 'node:fs';
 import { join } from 'node:path';
 import { engineHas } from '../../kernels/wasm/compiled.js';
-import { absentTools, compute } from './binding.js';
+import { absentTools, computationText, compute } from './binding.js';
 import { findPythonTensorflow, hasPip } from './python.js';
 import { bindingFile, cudaFolder, findPackage, installCommand } from './tfjsNode.js';
 import { libraryFolder, sourceOf } from './tfjsNode.js';
@@ -107,12 +107,7 @@ function cudaRuntime(name: string, folder: string, mend: string): Finding {
 
 function computation(name: string, answer: ReturnType<typeof compute>, mend: string): Finding {
   if ('reason' in answer) return { ok: false, what: `${name} computes (${answer.reason})`, mend };
-  const { tensorflow, gpu, instructions } = answer;
-  const ops = instructions ? `, our ops with ${instructions}` : ', without our ops';
-  return {
-    ok: true,
-    what: `${name} computes with TensorFlow ${tensorflow} on the ${gpu ? 'GPU' : 'CPU'}${ops}`,
-  };
+  return { ok: true, what: `${name} ${computationText(answer)}` };
 }
 
 function buildTools(): Finding {

@@ -1,5 +1,5 @@
 /** `tfjs-mla setup-tensorflow`: a libtensorflow of today behind an installed tfjs-node. */
-import { buildBinding, compute } from './binding.js';
+import { buildBinding, computationText, compute } from './binding.js';
 import { putCuda, putTensorflow } from './libraries.js';
 import { say, stop } from './progress.js';
 import { findPackage, installCommand, removeAllParts, removeDownloads } from './tfjsNode.js';
@@ -33,11 +33,7 @@ export async function setupTensorflow(options: SetupOptions): Promise<void> {
   if ('reason' in computed) {
     stop(`expected ${name} to multiply two matrices, got ${computed.reason}; see npx tfjs-mla doctor`);
   }
-  const { tensorflow, gpu, instructions } = computed;
-  const ops = instructions ? `, our ops with ${instructions}` : '; there is no native library of ours here';
-  process.stdout.write(
-    `${name} computes with TensorFlow ${tensorflow} on the ${gpu ? 'GPU' : 'CPU'}${ops}\n`,
-  );
+  process.stdout.write(`${name} ${computationText(computed)}\n`);
 }
 
 function undo(folder: string): void {
