@@ -8,6 +8,7 @@ import '../src/webgpu.js';
 import { onEachDevice, threadsInIsolation } from './support/devices.js';
 import { expectEqual, expectTrue } from './support/expect.js';
 import './support/losses.js';
+import { isPage } from './support/onDevice.js';
 
 /** Head sizes that no other test has, so that their pipelines are compiled here. */
 const attention = { q: [1, 5, 2, 44], k: [1, 6, 2, 36], v: [1, 6, 2, 20], kRope: [1, 6, 8] };
@@ -117,7 +118,10 @@ describe('explain', () => {
 
     if (backend === 'wasm') {
       it('says on wasm how many threads there are, and why no more', () => {
-        const { tile, cacheKey, passedOver } = explain('mlaAttention', attention, { precision: 'float16' });
+        const { lane, tile, cacheKey, passedOver } = explain('mlaAttention', attention, {
+          precision: 'float16',
+        });
+        if (isPage) expectEqual(lane, 'relaxed SIMD', 'lane in Chromium, which has it');
         const isShared = cacheKey.startsWith('shared');
         expectEqual(isShared, globalThis.crossOriginIsolated === true, 'shared memory');
         expectEqual(tile, { LEFT: 64, RIGHT: 64, THREADS: isShared ? threadsInIsolation : 1 });

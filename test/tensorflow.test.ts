@@ -7,13 +7,14 @@ import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { Worker } from 'node:worker_threads';
 import * as tf from '@tensorflow/tfjs-core';
+import { registerTensorflowKernels } from '../kernels/tensorflow/index.js';
 import type { TensorflowBackend } from '../kernels/tensorflow/index.js';
 import { mlaAttention } from '../src/index.js';
 import { attentionCases } from './cases.js';
 import { answersOf } from './support/answers.js';
 import { expectClose } from './support/compare.js';
 import { onEachDevice } from './support/devices.js';
-import { expectEqual, expectTrue } from './support/expect.js';
+import { expectEqual, expectThrows, expectTrue } from './support/expect.js';
 import { toTensors } from './support/onDevice.js';
 import { isTensorflowProcess } from './support/tensorflow.js';
 
@@ -218,6 +219,19 @@ describe('tensorflow', () => {
       const grown = process.memoryUsage().rss - rss;
       expectTrue(grown < 30e6, `expected memory to stay, got ${grown} bytes more`);
     }).timeout(60_000);
+
+    it('refuses a TensorFlow that computes on a GPU, for which there are no kernels', () => {
+      const backend = backendOf() as { isUsingGpuDevice: boolean };
+      backend.isUsingGpuDevice = true;
+      try {
+        expectThrows(
+          registerTensorflowKernels,
+          'tfjs-mla/node: required: TensorFlow on the CPU, got one that uses its GPU, for which there are no kernels yet: set CUDA_VISIBLE_DEVICES=-1',
+        );
+      } finally {
+        backend.isUsingGpuDevice = false;
+      }
+    });
 
     it('bears a second copy of the library in the process', () => {
       const folder = mkdtempSync(join(tmpdir(), 'tfjs-mla-'));

@@ -80,7 +80,9 @@ async function build(): Promise<void> {
       ]);
       return object;
     });
-    const rest = ['addon.c', 'op.c', 'tensorflow.c', 'cpu/threads.c'].map((name) => join(here, name));
+    const rest = ['addon.c', 'cache_append.c', 'call.c', 'op.c', 'tensorflow.c', 'cpu/threads.c'].map(
+      (name) => join(here, name),
+    );
     mkdirSync(folder, { recursive: true });
     await gcc([...flags, ...linkFlags, ...rest, ...(await Promise.all(kernels)), '-o', `${library}.partial`]);
     renameSync(`${library}.partial`, library);

@@ -1,4 +1,5 @@
 /** Our TensorFlow ops as the kernels of tfjs's 'tensorflow' backend (tfjs-node). */
+import { findBackend } from '@tensorflow/tfjs-core';
 import type { KernelBackend, Tensor, TensorInfo } from '@tensorflow/tfjs-core';
 import * as names from '../../src/core/names.js';
 import type { KernelName } from '../../src/core/names.js';
@@ -56,8 +57,17 @@ const kernels: Kernels<TensorflowBackend> = {
     ),
 };
 
-/** Registers the ops with TensorFlow and the kernels with tfjs; a second call does nothing. */
+/**
+ * Registers the ops with TensorFlow and the kernels with tfjs; a second call does nothing. Throws if tfjs-node computes on
+ * a GPU, or as registerOps does.
+ */
 export function registerTensorflowKernels(): void {
+  const { isUsingGpuDevice } = findBackend(backendName) as TensorflowBackend;
+  if (isUsingGpuDevice) {
+    throw new Error(
+      'tfjs-mla/node: required: TensorFlow on the CPU, got one that uses its GPU, for which there are no kernels yet: set CUDA_VISIBLE_DEVICES=-1',
+    );
+  }
   registerOps();
   registerKernels(backendName, kernels, { plan, compile: () => Promise.resolve() });
 }

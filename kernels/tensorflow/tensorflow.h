@@ -17,7 +17,7 @@ typedef struct TF_KernelBuilder TF_KernelBuilder;
 typedef struct TF_OpKernelConstruction TF_OpKernelConstruction;
 typedef struct TF_OpKernelContext TF_OpKernelContext;
 
-enum { TF_FLOAT = 1, TF_INT32 = 3, TF_BFLOAT16 = 14, TF_HALF = 19 };
+enum { TF_FLOAT = 1, TF_BFLOAT16 = 14, TF_HALF = 19 };
 enum { TF_OK = 0, TF_INVALID_ARGUMENT = 3, TF_RESOURCE_EXHAUSTED = 8 };
 
 /* F(result, name, arguments) */
@@ -61,8 +61,6 @@ enum { TF_OK = 0, TF_INVALID_ARGUMENT = 3, TF_RESOURCE_EXHAUSTED = 8 };
     (const char *, const char *, void *(*)(TF_OpKernelConstruction *), void (*)(void *, TF_OpKernelContext *),         \
      void (*)(void *)))                                                                                                \
   F(void, TF_RegisterKernelBuilder, (const char *, TF_KernelBuilder *, TF_Status *))                                   \
-  F(void, TF_OpKernelConstruction_GetAttrSize,                                                                         \
-    (TF_OpKernelConstruction *, const char *, int32_t *, int32_t *, TF_Status *))                                      \
   F(void, TF_OpKernelConstruction_GetAttrString,                                                                       \
     (TF_OpKernelConstruction *, const char *, char *, size_t, TF_Status *))                                            \
   F(void, TF_OpKernelConstruction_GetAttrFloat, (TF_OpKernelConstruction *, const char *, float *, TF_Status *))       \

@@ -21,7 +21,7 @@ import {
 import { takeFloats } from './scratch';
 import { exp, maxOfLanes, splat, sumOfLanes } from './simd';
 import { LEFT, PANEL, QUAD, RIGHT, fill, multiplyQuad, panelsOf, scale, writeRow } from './tile';
-import { beginQuad, quadFrom, quadTo, rangeOf, seenFrom, seenTo } from './visibility';
+import { beginQuad, beginRow, quadFrom, quadTo, rowFrom, rowTo, seenFrom, seenTo } from './visibility';
 
 let depth: i32 = 0;
 let width: i32 = 0;
@@ -55,7 +55,7 @@ export function attendTile(problem: Problem, unit: i32): void {
   for (let key = seenFrom; key < seenTo; key += RIGHT) {
     const count = min(RIGHT, seenTo - key);
     packColumns(k, problem, Operand.key, keyHead, key, count);
-    packPanels(v, problem, Operand.value, keyHead, key, count, RIGHT);
+    packPanels(v, problem, Operand.value, keyHead, key, count);
     for (let quad = 0; quad < rowCount; quad += QUAD) attendQuad(quad, key, count);
   }
   for (let row = 0; row < rowCount; row++) writeResult(problem, row);
@@ -85,14 +85,13 @@ function attendQuad(quad: i32, key: i32, count: i32): void {
  * its sums so far have to be multiplied by. Keys that the row does not see get 0.
  */
 function weighRow(scores: usize, row: i32, key: i32, count: i32): f32 {
-  const lo = row < rowCount ? max(rangeOf(row).lo - key, 0) : 0;
-  const hi = row < rowCount ? min(rangeOf(row).hi - key, count) : 0;
-  if (lo >= hi) {
+  beginRow(row, key, count);
+  if (rowFrom >= rowTo) {
     fill(scores, count, 0);
     return 1;
   }
-  fill(scores, lo, -Infinity);
-  fill(scores + 4 * hi, count - hi, -Infinity);
+  fill(scores, rowFrom, -Infinity);
+  fill(scores + 4 * rowTo, count - rowTo, -Infinity);
 
   const end = scores + 4 * count;
   const oldMax = load<f32>(rowMax + 4 * row);

@@ -12,12 +12,15 @@ import { exp } from './simd';
 import { LEFT, PANEL, QUAD, RIGHT, fill, multiplyQuad, panelsOf, writeRow } from './tile';
 import {
   beginQuad,
+  beginRow,
   joinRanges,
   keysThatExist,
   placeRanges,
   quadFrom,
   quadTo,
   rangeOf,
+  rowFrom,
+  rowTo,
   rowsThatExist,
   seenFrom,
   seenTo,
@@ -116,8 +119,8 @@ function dkvOfHead(problem: Problem): void {
     const count = min(RIGHT, seenTo - row);
     packColumns(q, problem, Operand.query, queryHeads, row, count);
     packColumns(dOut, problem, Operand.dOut, queryHeads, row, count);
-    packPanels(qPanels, problem, Operand.query, queryHeads, row, count, RIGHT);
-    packPanels(dOutPanels, problem, Operand.dOut, queryHeads, row, count, RIGHT);
+    packPanels(qPanels, problem, Operand.query, queryHeads, row, count);
+    packPanels(dOutPanels, problem, Operand.dOut, queryHeads, row, count);
     for (let n = 0; n < count; n++) {
       const stat = statOffset(problem, queryHeads, row + n);
       store<f32>(lse + 4 * n, load<f32>(problem.lse + stat));
@@ -192,10 +195,8 @@ function dkvOfQuad(quad: i32, row: i32, count: i32): void {
 
 /** Scores of a key with `count` rows become P, dP becomes dS; both 0 where the row does not see the key. */
 function weighKey(scores: usize, dP: usize, key: i32, row: i32, count: i32): void {
-  const first = row + quadFrom;
-  const lo = key < keyCount ? max(rangeOf(key).lo - first, 0) : 0;
-  const hi = key < keyCount ? min(rangeOf(key).hi - first, count) : 0;
-  if (lo >= hi) {
+  beginRow(key, row + quadFrom, count);
+  if (rowFrom >= rowTo) {
     fill(scores, count, 0);
     fill(dP, count, 0);
     return;
@@ -208,8 +209,8 @@ function weighKey(scores: usize, dP: usize, key: i32, row: i32, count: i32): voi
     const difference = f32x4.sub(v128.load(dP + at), v128.load(deltaOfRows + at));
     v128.store(dP + at, f32x4.mul(weights, difference));
   }
-  fill(scores, lo, 0);
-  fill(scores + 4 * hi, count - hi, 0);
-  fill(dP, lo, 0);
-  fill(dP + 4 * hi, count - hi, 0);
+  fill(scores, rowFrom, 0);
+  fill(scores + 4 * rowTo, count - rowTo, 0);
+  fill(dP, rowFrom, 0);
+  fill(dP + 4 * rowTo, count - rowTo, 0);
 }

@@ -16,7 +16,7 @@ import {
 import { takeFloats } from './scratch';
 import { exp, splat } from './simd';
 import { LEFT, PANEL, QUAD, RIGHT, fill, multiplyQuad, panelsOf, writeRow } from './tile';
-import { beginQuad, quadFrom, quadTo, rangeOf, seenFrom, seenTo } from './visibility';
+import { beginQuad, beginRow, quadFrom, quadTo, rowFrom, rowTo, seenFrom, seenTo } from './visibility';
 
 let depth: i32 = 0;
 let dv: i32 = 0;
@@ -54,7 +54,7 @@ export function dqOfTile(problem: Problem, unit: i32): void {
     const count = min(RIGHT, seenTo - key);
     packColumns(k, problem, Operand.key, keyHead, key, count);
     packColumns(v, problem, Operand.value, keyHead, key, count);
-    packPanels(kPanels, problem, Operand.key, keyHead, key, count, RIGHT);
+    packPanels(kPanels, problem, Operand.key, keyHead, key, count);
     for (let quad = 0; quad < rowCount; quad += QUAD) dqOfQuad(problem, quad, key, count);
   }
   for (let row = 0; row < rowCount; row++) writeDq(problem, row);
@@ -83,9 +83,8 @@ function dqOfQuad(problem: Problem, quad: i32, key: i32, count: i32): void {
 
 /** dP of a row and the keys [key, key + count) becomes dS, 0 where the row does not see the key. */
 function dsOfRow(problem: Problem, scores: usize, dP: usize, row: i32, key: i32, count: i32): void {
-  const lo = row < rowCount ? max(rangeOf(row).lo - key, 0) : 0;
-  const hi = row < rowCount ? min(rangeOf(row).hi - key, count) : 0;
-  if (lo >= hi) {
+  beginRow(row, key, count);
+  if (rowFrom >= rowTo) {
     fill(dP, count, 0);
     return;
   }
@@ -96,8 +95,8 @@ function dsOfRow(problem: Problem, scores: usize, dP: usize, row: i32, key: i32,
     const weights = exp(f32x4.sub(v128.load(scores + at), lse));
     v128.store(dP + at, f32x4.mul(weights, f32x4.sub(v128.load(dP + at), delta)));
   }
-  fill(dP, lo, 0);
-  fill(dP + 4 * hi, count - hi, 0);
+  fill(dP, rowFrom, 0);
+  fill(dP + 4 * rowTo, count - rowTo, 0);
 }
 
 function writeDq(problem: Problem, row: i32): void {

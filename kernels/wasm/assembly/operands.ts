@@ -4,7 +4,7 @@
  */
 import { Problem, Rows, Tensor, rowsOf } from './problem';
 import { splat } from './simd';
-import { PANEL, PANEL_BYTES, QUAD, panelsOf } from './tile';
+import { PANEL, PANEL_BYTES, QUAD, RIGHT, panelsOf } from './tile';
 
 /** What a tile multiplies. The rows of the first two are [nope | rope], of two tensors; queries come scaled. */
 export const enum Operand {
@@ -43,6 +43,21 @@ export function columnPanels(problem: Problem, operand: Operand): i32 {
   return panelsOf(nopeOf(problem, operand)) + panelsOf(ropeOf(problem, operand));
 }
 
+let nope: i32 = 0;
+let rope: i32 = 0;
+let factor: f32 = 0;
+let nopeRows: Rows = changetype<Rows>(0);
+let ropeRows: Rows = changetype<Rows>(0);
+
+/** Sets what the packing of an operand reads. */
+function lookAt(problem: Problem, operand: Operand): void {
+  nope = nopeOf(problem, operand);
+  rope = ropeOf(problem, operand);
+  factor = operand === Operand.query ? problem.softmaxScale : 1;
+  nopeRows = rowsOf(problem, tensorOf(operand));
+  ropeRows = rowsOf(problem, operand === Operand.query ? Tensor.qRope : Tensor.kRope);
+}
+
 /** [count][depth]; the last row again until there are whole quads. */
 export function packRows(
   to: usize,
@@ -52,11 +67,7 @@ export function packRows(
   first: i32,
   count: i32,
 ): void {
-  const nope = nopeOf(problem, operand);
-  const rope = ropeOf(problem, operand);
-  const nopeRows = rowsOf(problem, tensorOf(operand));
-  const ropeRows = rowsOf(problem, ropeTensorOf(operand));
-  const factor = factorOf(problem, operand);
+  lookAt(problem, operand);
   for (let r = 0; r < count || r % QUAD !== 0; r++) {
     const row = first + min(r, count - 1);
     copyRow(to, rowAt(nopeRows, heads, row), nope, factor);
@@ -75,11 +86,7 @@ export function packColumns(
   first: i32,
   count: i32,
 ): void {
-  const nope = nopeOf(problem, operand);
-  const rope = ropeOf(problem, operand);
-  const nopeRows = rowsOf(problem, tensorOf(operand));
-  const ropeRows = rowsOf(problem, ropeTensorOf(operand));
-  const factor = factorOf(problem, operand);
+  lookAt(problem, operand);
   for (let r = 0; r < count; r += PANEL) {
     transpose(to, nopeRows, heads, first, r, count, nope, factor);
     to += PANEL_BYTES * nope;
@@ -88,7 +95,7 @@ export function packColumns(
   }
 }
 
-/** Panels of eight columns, [capacity][8] with `count` rows in them; with zeros until there are whole panels. */
+/** Panels of eight columns, [RIGHT][8] with `count` rows in them; with zeros until there are whole panels. */
 export function packPanels(
   to: usize,
   problem: Problem,
@@ -96,14 +103,9 @@ export function packPanels(
   heads: Heads,
   first: i32,
   count: i32,
-  capacity: i32,
 ): void {
-  const nope = nopeOf(problem, operand);
-  const rope = ropeOf(problem, operand);
-  const nopeRows = rowsOf(problem, tensorOf(operand));
-  const ropeRows = rowsOf(problem, ropeTensorOf(operand));
-  const factor = factorOf(problem, operand);
-  const panelBytes = PANEL_BYTES * capacity;
+  lookAt(problem, operand);
+  const panelBytes = PANEL_BYTES * RIGHT;
   const toRope = to + panelBytes * panelsOf(nope);
   for (let r = 0; r < count; r++) {
     const at = PANEL_BYTES * r;
@@ -124,14 +126,6 @@ function tensorOf(operand: Operand): Tensor {
   if (operand === Operand.query) return Tensor.q;
   if (operand === Operand.key) return Tensor.k;
   return operand === Operand.value ? Tensor.v : Tensor.dOut;
-}
-
-function ropeTensorOf(operand: Operand): Tensor {
-  return operand === Operand.query ? Tensor.qRope : Tensor.kRope;
-}
-
-function factorOf(problem: Problem, operand: Operand): f32 {
-  return operand === Operand.query ? problem.softmaxScale : 1;
 }
 
 function copyRow(to: usize, from: usize, columns: i32, factor: f32): void {

@@ -56,6 +56,10 @@ export let seenTo: i32 = 0;
 export let quadFrom: i32 = 0;
 export let quadTo: i32 = 0;
 
+/** What one row sees of some columns, counted from the first of them. */
+export let rowFrom: i32 = 0;
+export let rowTo: i32 = 0;
+
 export function placeRanges(rows: i32): void {
   ranges = takeBytes((rows as usize) * offsetof<Range>());
 }
@@ -93,4 +97,10 @@ export function beginQuad(quad: i32, first: i32, count: i32): void {
   }
   quadFrom = max(from, 0) & ~(PANEL - 1);
   quadTo = min(to, count);
+}
+
+/** Looks at one row and the columns [first, first + count). It sees [rowFrom, rowTo) of them, none if that is empty. */
+export function beginRow(row: i32, first: i32, count: i32): void {
+  rowFrom = row < rowCount ? max(rangeOf(row).lo - first, 0) : 0;
+  rowTo = row < rowCount ? min(rangeOf(row).hi - first, count) : 0;
 }

@@ -1,0 +1,39 @@
+/* What the files of the ops share: an op's definition, what its attributes say, and what runs it. */
+#ifndef MLA_OP_H
+#define MLA_OP_H
+
+#include "mla_params.h"
+#include "tensorflow.h"
+
+enum { MOST_INPUTS = 9, MOST_OUTPUTS = 3, RANK = 4 };
+
+typedef struct {
+  const char *name;
+  MlaKernel kernel;
+  int is_decode;
+  const char *inputs[MOST_INPUTS + 1];
+  const char *outputs[MOST_OUTPUTS + 1];
+} Op;
+
+/* The axes of batch, position and head. */
+typedef struct {
+  const char *name;
+  int batch, position, head;
+} Layout;
+
+/* What the attributes of an op say: nothing that changes from step to step is among them. */
+typedef struct {
+  const Op *op;
+  const Layout *layout;
+  float softmax_scale;
+  int is_causal, is_top_left;
+  int64_t window_left, window_right;
+} Attributes;
+
+/* call.c: one call of any op but MLACacheAppend; `attributes` are those that op.c made for the kernel. */
+void compute(void *attributes, TF_OpKernelContext *context);
+
+/* cache_append.c: MLACacheAppend, which has no attributes but its type. */
+void append_to_cache(void *nothing, TF_OpKernelContext *context);
+
+#endif
