@@ -6,6 +6,8 @@ import * as names from '../../src/core/names.js';
 import type { KernelName } from '../../src/core/names.js';
 import type { MlaProblem } from '../../src/core/problem.js';
 import type { PassedOver, Plan, Planner } from '../../src/core/register.js';
+import { capabilitiesOf } from './capabilities.js';
+import type { Capabilities } from './capabilities.js';
 import { mergeBindings, mergeSplitsWgsl } from './mergeSplits.js';
 import { forwardBindings, forwardConstants, forwardWork, mlaAttentionWgsl } from './mlaAttention.js';
 import { dkvBindings, dkvWork, mlaAttentionDkvWgsl } from './mlaAttentionDkv.js';
@@ -20,7 +22,7 @@ import { compile } from './pipeline.js';
 import type { Shader } from './pipeline.js';
 import { sumBindings, sumPartsWgsl } from './sumParts.js';
 import { chooseTile, splitsOf } from './tiles.js';
-import type { DeviceLimits, Tile, TileWork } from './tiles.js';
+import type { Tile, TileWork } from './tiles.js';
 
 export const backendName = 'webgpu';
 
@@ -38,36 +40,36 @@ export interface KernelPlan {
   main: NamedShader;
 }
 
-export function planForward(kernel: KernelName, problem: MlaProblem, limits: DeviceLimits): KernelPlan {
+export function planForward(kernel: KernelName, problem: MlaProblem, device: Capabilities): KernelPlan {
   const record = forwardConstants(problem);
-  return planTiles(kernel, limits, forwardWork(problem), forwardBindings(record), record, (tile) =>
+  return planTiles(kernel, device, forwardWork(problem), forwardBindings(record), record, (tile) =>
     mlaAttentionWgsl(record, tile),
   );
 }
 
-export function planDq(kernel: KernelName, problem: MlaProblem, limits: DeviceLimits): KernelPlan {
+export function planDq(kernel: KernelName, problem: MlaProblem, device: Capabilities): KernelPlan {
   const record = operandConstants(problem);
-  return planTiles(kernel, limits, dqWork(problem), dqBindings(record), record, (tile) =>
+  return planTiles(kernel, device, dqWork(problem), dqBindings(record), record, (tile) =>
     mlaAttentionDqWgsl(record, tile),
   );
 }
 
-export function planDkv(kernel: KernelName, problem: MlaProblem, limits: DeviceLimits): KernelPlan {
+export function planDkv(kernel: KernelName, problem: MlaProblem, device: Capabilities): KernelPlan {
   const record = operandConstants(problem);
-  const { tile, passedOver } = tileFor(kernel, dkvWork(problem), limits);
+  const { tile, passedOver } = tileFor(kernel, dkvWork(problem), device);
   const main = tileShader(kernel, record, tile, dkvBindings(record), () => mlaAttentionDkvWgsl(record, tile));
   return { tile, splits: 1, passedOver, main };
 }
 
 function planTiles(
   kernel: KernelName,
-  limits: DeviceLimits,
+  device: Capabilities,
   work: TileWork,
   bindings: Binding[],
   record: object,
   wgsl: (tile: Tile) => string,
 ): KernelPlan {
-  const { tile, passedOver } = tileFor(kernel, work, limits);
+  const { tile, passedOver } = tileFor(kernel, work, device);
   const main = tileShader(kernel, record, tile, bindings, () => wgsl(tile));
   return { tile, splits: splitsOf(tile, work), passedOver, main };
 }
@@ -77,9 +79,9 @@ export function tilesOf({ sq, hq, hkv }: MlaProblem, { LEFT }: Tile): number {
   return hkv === 0 ? 0 : Math.ceil((sq * (hq / hkv)) / LEFT);
 }
 
-function tileFor(kernel: KernelName, work: TileWork, limits: DeviceLimits): ReturnType<typeof chooseTile> {
+function tileFor(kernel: KernelName, work: TileWork, device: Capabilities): ReturnType<typeof chooseTile> {
   try {
-    return chooseTile(work, limits);
+    return chooseTile(work, device.limits);
   } catch (error) {
     fail(kernel, error instanceof Error ? error.message : String(error));
   }
@@ -125,21 +127,21 @@ export function deltaShader({ dv, returnLse }: MlaProblem): NamedShader {
 }
 
 /** Every shader that a kernel dispatches, its own first. */
-function shadersOf(kernel: KernelName, problem: MlaProblem, limits: DeviceLimits): NamedShader[] {
+function shadersOf(kernel: KernelName, problem: MlaProblem, device: Capabilities): NamedShader[] {
   switch (kernel) {
     case names.MLAAttention:
     case names.MLADecode: {
-      const { main, splits } = planForward(kernel, problem, limits);
+      const { main, splits } = planForward(kernel, problem, device);
       return splits > 1 ? [main, mergeShader(problem)] : [main];
     }
     case names.MLAAttentionDq:
     case names.MLADecodeDq: {
-      const { main, splits } = planDq(kernel, problem, limits);
+      const { main, splits } = planDq(kernel, problem, device);
       return splits > 1 ? [main, packShader(problem), sumShader] : [main, packShader(problem)];
     }
     case names.MLAAttentionDkv:
     case names.MLADecodeDkv:
-      return [planDkv(kernel, problem, limits).main, packShader(problem), sumShader];
+      return [planDkv(kernel, problem, device).main, packShader(problem), sumShader];
     case names.MLADelta:
       return [deltaShader(problem)];
     case names.MLACacheAppend:
@@ -147,17 +149,17 @@ function shadersOf(kernel: KernelName, problem: MlaProblem, limits: DeviceLimits
   }
 }
 
-function kernelPlan(kernel: KernelName, problem: MlaProblem, limits: DeviceLimits): KernelPlan | undefined {
+function kernelPlan(kernel: KernelName, problem: MlaProblem, device: Capabilities): KernelPlan | undefined {
   switch (kernel) {
     case names.MLAAttention:
     case names.MLADecode:
-      return planForward(kernel, problem, limits);
+      return planForward(kernel, problem, device);
     case names.MLAAttentionDq:
     case names.MLADecodeDq:
-      return planDq(kernel, problem, limits);
+      return planDq(kernel, problem, device);
     case names.MLAAttentionDkv:
     case names.MLADecodeDkv:
-      return planDkv(kernel, problem, limits);
+      return planDkv(kernel, problem, device);
     default:
       return undefined;
   }
@@ -176,9 +178,9 @@ export function checkDevicePrecision(kernel: KernelName, { precision }: MlaProbl
 export const planner: Planner = {
   plan(kernel: KernelName, problem: MlaProblem): Plan {
     checkDevicePrecision(kernel, problem);
-    const { limits } = deviceOf();
-    const known = kernelPlan(kernel, problem, limits);
-    const [main] = shadersOf(kernel, problem, limits);
+    const device = capabilitiesOf(deviceOf());
+    const known = kernelPlan(kernel, problem, device);
+    const [main] = shadersOf(kernel, problem, device);
     const { LEFT, RIGHT, THREADS, CHUNK, bytes, registers } = known?.tile ?? ({} as Partial<Tile>);
     const passedOver = [...(known?.passedOver ?? [])];
     if (problem.precision !== 'float32') {
@@ -197,7 +199,9 @@ export const planner: Planner = {
   },
   async compile({ kernel }: Plan, problem: MlaProblem): Promise<void> {
     const device = deviceOf();
-    await Promise.all(shadersOf(kernel, problem, device.limits).map((shader) => compile(device, shader)));
+    await Promise.all(
+      shadersOf(kernel, problem, capabilitiesOf(device)).map((shader) => compile(device, shader)),
+    );
   },
 };
 

@@ -12,6 +12,7 @@ import type {
 } from '../../src/core/kernelInputs.js';
 import type { KernelName } from '../../src/core/names.js';
 import type { MlaProblem } from '../../src/core/problem.js';
+import { capabilitiesOf } from './capabilities.js';
 import { mergeGrid } from './mergeSplits.js';
 import { copyGroups, copyUniforms } from './mlaCacheAppend.js';
 import { deltaGroups } from './mlaDelta.js';
@@ -100,7 +101,7 @@ export function runForward(
 ): TensorInfo[] {
   checkDevicePrecision(kernel, problem);
   const { b, hq, hkv, sq, dv, layout } = problem;
-  const { tile, splits, main } = planForward(kernel, problem, backend.device.limits);
+  const { tile, splits, main } = planForward(kernel, problem, capabilitiesOf(backend.device));
   const out = makeOutput(backend, shapeOf({ b, s: sq, h: hq, d: dv }, layout));
   const lse = makeOutput(backend, [b, hq, sq]);
   const rows = b * hq * sq;
@@ -158,7 +159,7 @@ export function runDq(
   backend: WebGPUBackend,
 ): TensorInfo[] {
   const { b, hkv } = problem;
-  const { tile, splits, main } = planDq(kernel, problem, backend.device.limits);
+  const { tile, splits, main } = planDq(kernel, problem, capabilitiesOf(backend.device));
   const targets: Tensors =
     'qLatent' in inputs ? { d_q: inputs.qLatent, d_q_rope: inputs.qRope } : { d_q: inputs.q };
   const outputs = Object.entries(targets).map(([name, { shape }]) => ({
@@ -239,7 +240,7 @@ function walkKeys(
   written: Tensors,
 ): void {
   const { b, hkv, skv } = problem;
-  const { tile, main } = planDkv(kernel, problem, backend.device.limits);
+  const { tile, main } = planDkv(kernel, problem, capabilitiesOf(backend.device));
   const tiles = Math.ceil(skv / tile.LEFT);
   const tensors = { ...operandTensors(inputs), d_out: inputs.dOut, ...written };
   run(backend, main, tensors, packUniforms(problem, { tiles, splits: 1 }), [tiles, hkv, b]);

@@ -5,6 +5,7 @@
  * time. Each thread holds a block of the products of rows with rows, and a block of the sums over columns.
  */
 import type { PassedOver } from '../../src/core/register.js';
+import type { DeviceLimits } from './capabilities.js';
 import { SLICE } from './wgsl.js';
 
 /** A way to cut a kernel's work up. */
@@ -54,12 +55,6 @@ export interface Tile extends Candidate {
   bytes: number;
   /** float32 registers for what must stay: products and sums */
   registers: number;
-}
-
-export interface DeviceLimits {
-  maxComputeWorkgroupStorageSize: number;
-  maxComputeInvocationsPerWorkgroup: number;
-  maxComputeWorkgroupSizeX: number;
 }
 
 const candidates: Candidate[] = [

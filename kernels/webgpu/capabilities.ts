@@ -1,0 +1,91 @@
+/** What a device can do for our shaders, and the lanes that this opens. */
+import type { PassedOver } from '../../src/core/register.js';
+import type { Precision } from '../../src/core/precision.js';
+
+export interface DeviceLimits {
+  maxComputeWorkgroupStorageSize: number;
+  maxComputeInvocationsPerWorkgroup: number;
+  maxComputeWorkgroupSizeX: number;
+}
+
+/** A shape of subgroup matrices: left [m, k] times right [k, n], the operands in one type and the result in another. */
+export interface MatrixShape {
+  m: number;
+  n: number;
+  k: number;
+  operand: 'f16' | 'f32';
+}
+
+export interface Capabilities {
+  limits: DeviceLimits;
+  /** shader-f16 */
+  hasF16: boolean;
+  /** sizes that a subgroup may have; absent without the feature */
+  subgroups?: { min: number; max: number };
+  /** subgroup matrices with float32 results, the fastest kind first */
+  matrices: MatrixShape[];
+}
+
+/**
+ * T1: float32, no optional feature. T1s: the same, rows reduced by subgroups. T2: halves in workgroup memory, float32
+ * sums. T3: products on subgroup matrices of halves, float32 sums.
+ */
+export type Lane = 'T1' | 'T1s' | 'T2' | 'T3';
+
+/** The shapes that our shaders are written for, the fastest first. */
+export const knownMatrices: MatrixShape[] = [{ m: 16, n: 16, k: 16, operand: 'f16' }];
+
+interface MatrixConfig {
+  componentType: string;
+  resultComponentType: string;
+  M: number;
+  N: number;
+  K: number;
+}
+
+interface SubgroupInfo {
+  subgroupMinSize?: number;
+  subgroupMaxSize?: number;
+  subgroupMatrixConfigs?: MatrixConfig[];
+}
+
+export function capabilitiesOf(device: GPUDevice): Capabilities {
+  const has = (feature: string): boolean => device.features.has(feature);
+  // the installed WebGPU types are older than adapterInfo
+  const info = (device as { adapterInfo?: SubgroupInfo }).adapterInfo ?? {};
+  const { subgroupMinSize: min, subgroupMaxSize: max, subgroupMatrixConfigs: configs = [] } = info;
+  const isOffered = ({ m, n, k, operand }: MatrixShape): boolean =>
+    configs.some(
+      ({ componentType, resultComponentType, M, N, K }) =>
+        componentType === operand && resultComponentType === 'f32' && M === m && N === n && K === k,
+    );
+  return {
+    limits: device.limits,
+    hasF16: has('shader-f16'),
+    subgroups: has('subgroups') && min && max ? { min, max } : undefined,
+    matrices: has('chromium-experimental-subgroup-matrix') ? knownMatrices.filter(isOffered) : [],
+  };
+}
+
+/** The lanes that keep the bounds of a precision on a device, the fastest first, and why each other one does not run. */
+export function lanesFor(
+  precision: Precision,
+  { hasF16, subgroups, matrices }: Capabilities,
+): { lanes: Lane[]; passedOver: PassedOver[] } {
+  const lanes: Lane[] = [];
+  const passedOver: PassedOver[] = [];
+  const consider = (lane: Lane, reason: string | undefined): void => {
+    if (reason === undefined) lanes.push(lane);
+    else passedOver.push({ candidate: lane, reason });
+  };
+  const narrow = precision === 'float32' ? "precision 'float32' wants float32 operands" : undefined;
+  const noF16 = hasF16 ? undefined : 'the device has no shader-f16';
+  const noSubgroups = subgroups ? undefined : 'the device has no subgroups';
+  const noMatrices =
+    matrices.length > 0 ? undefined : 'the device has no subgroup matrices of halves with float32 results';
+  consider('T3', narrow ?? noF16 ?? noSubgroups ?? noMatrices);
+  consider('T2', narrow ?? noF16 ?? noSubgroups);
+  consider('T1s', noSubgroups);
+  consider('T1', undefined);
+  return { lanes, passedOver };
+}
