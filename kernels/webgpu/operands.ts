@@ -84,16 +84,8 @@ export function declareLengths(all: Binding[]): string {
     .join('\n');
 }
 
-/**
- * `q_column(tile, m, c)`, `k_column(tile, j, c)`, `v_column(tile, j, c)`: column c of a row, 0 where the row or the
- * column does not exist; and where a row of q or k begins.
- */
-export function operandColumns(record: OperandConstants): string {
-  const { DR, IS_DECODE } = record;
-  const { DN4, DR4, QK4, DV4 } = columnCounts(record);
-  return `
-${constants({ GROUP: record.GROUP, DN: record.DN, DR, DV: record.DV, DN4, DR4, QK4, DV4 })}
-
+/** A (batch, key/value head), the rows and keys that it has, and where its outputs lie. */
+export const tileRows = `
 // A (batch, key/value head), and how many of its rows and keys exist.
 struct Tile {
   batch: u32,
@@ -106,12 +98,29 @@ fn head_of(tile: Tile, m: u32) -> u32 {
   return tile.kv_head * GROUP + m % GROUP;
 }
 
+fn out_start(tile: Tile, m: u32) -> u32 {
+  return tile.batch * u.out_b + (m / GROUP) * u.out_s + head_of(tile, m) * u.out_h;
+}`;
+
+/** `q_column(tile, m, c)`: column c of a row of queries, 0 where the row or the column does not exist. */
+export function queryColumns({ DR, IS_DECODE }: OperandConstants): string {
+  return `
 fn q_start(tile: Tile, m: u32) -> u32 {
   return tile.batch * u.q_b + (m / GROUP) * u.q_s + head_of(tile, m) * u.q_h;
 }
 
 ${DR === 0 ? '' : IS_DECODE ? ropeOfQApart : ropeOfQInside}
 
+fn q_column(tile: Tile, m: u32, c: u32) -> vec4f {
+  if (m >= tile.q_length * GROUP || c >= QK4) { return vec4f(0.0); }
+  ${DR > 0 ? `if (c >= DN4) { return q_rope_column(tile, m, c - DN4); }` : ''}
+  return q_load(q_start(tile, m), c, DN);
+}`;
+}
+
+/** `k_column(tile, j, c)`, `v_column(tile, j, c)`: likewise, of keys and values. */
+export function keyColumns({ DR, IS_DECODE }: OperandConstants): string {
+  return `
 fn k_start(tile: Tile, j: u32) -> u32 {
   return tile.batch * u.k_b + j * u.k_s + tile.kv_head * u.k_h;
 }
@@ -124,16 +133,6 @@ fn k_rope_start(tile: Tile, j: u32) -> u32 {
   return tile.batch * u.k_rope_b + j * u.k_rope_s;
 }
 
-fn out_start(tile: Tile, m: u32) -> u32 {
-  return tile.batch * u.out_b + (m / GROUP) * u.out_s + head_of(tile, m) * u.out_h;
-}
-
-fn q_column(tile: Tile, m: u32, c: u32) -> vec4f {
-  if (m >= tile.q_length * GROUP || c >= QK4) { return vec4f(0.0); }
-  ${DR > 0 ? `if (c >= DN4) { return q_rope_column(tile, m, c - DN4); }` : ''}
-  return q_load(q_start(tile, m), c, DN);
-}
-
 fn k_column(tile: Tile, j: u32, c: u32) -> vec4f {
   if (j >= tile.kv_length || c >= QK4) { return vec4f(0.0); }
   ${DR > 0 ? `if (c >= DN4) { return k_rope_load(k_rope_start(tile, j), c - DN4, DR); }` : ''}
@@ -143,8 +142,18 @@ fn k_column(tile: Tile, j: u32, c: u32) -> vec4f {
 fn v_column(tile: Tile, j: u32, c: u32) -> vec4f {
   if (j >= tile.kv_length || c >= DV4) { return vec4f(0.0); }
   return ${IS_DECODE ? 'k_load(k_start(tile, j), c, DN)' : 'v_load(v_start(tile, j), c, DV)'};
+}`;
 }
-${visibility}`;
+
+/** The sizes that the functions of this file are written with. */
+export function operandSizes(record: OperandConstants): string {
+  const { GROUP, DN, DR, DV } = record;
+  return constants({ GROUP, DN, DR, DV, ...columnCounts(record) });
+}
+
+/** All of it: rows of queries, keys and values, and which key a row sees. */
+export function operandColumns(record: OperandConstants): string {
+  return [operandSizes(record), tileRows, queryColumns(record), keyColumns(record), visibility].join('\n');
 }
 
 const ropeOfQInside = `
@@ -162,7 +171,7 @@ fn q_rope_column(tile: Tile, m: u32, c: u32) -> vec4f {
 }`;
 
 /** Which keys a row sees, as src/core/visibility.ts has it. */
-const visibility = `
+export const visibility = `
 fn first_diagonal(tile: Tile) -> i32 {
   return select(i32(tile.kv_length) - i32(tile.q_length), 0, u.is_top_left == 1u);
 }
