@@ -118,15 +118,11 @@ fn q_column(tile: Tile, m: u32, c: u32) -> vec4f {
 }`;
 }
 
-/** `k_column(tile, j, c)`, `v_column(tile, j, c)`: likewise, of keys and values. */
-export function keyColumns({ DR, IS_DECODE }: OperandConstants): string {
+/** `k_column(tile, j, c)`: likewise, of keys. */
+export function keyColumns({ DR }: OperandConstants): string {
   return `
 fn k_start(tile: Tile, j: u32) -> u32 {
   return tile.batch * u.k_b + j * u.k_s + tile.kv_head * u.k_h;
-}
-
-fn v_start(tile: Tile, j: u32) -> u32 {
-  return tile.batch * u.v_b + j * u.v_s + tile.kv_head * u.v_h;
 }
 
 fn k_rope_start(tile: Tile, j: u32) -> u32 {
@@ -137,11 +133,19 @@ fn k_column(tile: Tile, j: u32, c: u32) -> vec4f {
   if (j >= tile.kv_length || c >= QK4) { return vec4f(0.0); }
   ${DR > 0 ? `if (c >= DN4) { return k_rope_load(k_rope_start(tile, j), c - DN4, DR); }` : ''}
   return k_load(k_start(tile, j), c, DN);
+}`;
+}
+
+/** `v_column(tile, j, c)`: likewise, of values, which in MLADecode are the keys' first columns. */
+export function valueColumns({ IS_DECODE }: OperandConstants): string {
+  return `
+fn v_start(tile: Tile, j: u32) -> u32 {
+  return tile.batch * u.v_b + j * u.v_s + tile.kv_head * u.v_h;
 }
 
 fn v_column(tile: Tile, j: u32, c: u32) -> vec4f {
   if (j >= tile.kv_length || c >= DV4) { return vec4f(0.0); }
-  return ${IS_DECODE ? 'k_load(k_start(tile, j), c, DN)' : 'v_load(v_start(tile, j), c, DV)'};
+  return ${IS_DECODE ? 'k' : 'v'}_load(v_start(tile, j), c, DV);
 }`;
 }
 
@@ -153,7 +157,8 @@ export function operandSizes(record: OperandConstants): string {
 
 /** All of it: rows of queries, keys and values, and which key a row sees. */
 export function operandColumns(record: OperandConstants): string {
-  return [operandSizes(record), tileRows, queryColumns(record), keyColumns(record), visibility].join('\n');
+  const columns = [queryColumns(record), keyColumns(record), valueColumns(record)];
+  return [operandSizes(record), tileRows, ...columns, visibility].join('\n');
 }
 
 const ropeOfQInside = `

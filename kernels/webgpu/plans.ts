@@ -6,8 +6,9 @@ import * as names from '../../src/core/names.js';
 import type { KernelName } from '../../src/core/names.js';
 import type { MlaProblem } from '../../src/core/problem.js';
 import type { PassedOver, Plan, Planner } from '../../src/core/register.js';
-import { capabilitiesOf } from './capabilities.js';
-import type { Capabilities } from './capabilities.js';
+import { capabilitiesOf, lanesFor } from './capabilities.js';
+import type { Capabilities, Lane } from './capabilities.js';
+import { planMatrixDkv, planMatrixDq, planMatrixForward, whyNoMatrices } from './matrix/plans.js';
 import { mergeBindings, mergeSplitsWgsl } from './mergeSplits.js';
 import { forwardBindings, forwardConstants, forwardWork, mlaAttentionWgsl } from './mlaAttention.js';
 import { dkvBindings, dkvWork, mlaAttentionDkvWgsl } from './mlaAttentionDkv.js';
@@ -19,50 +20,93 @@ import { operandConstants } from './operands.js';
 import type { Binding } from './operands.js';
 import { packBindings, packStatsWgsl } from './packStats.js';
 import { compile } from './pipeline.js';
-import type { Shader } from './pipeline.js';
+import { named } from './namedShader.js';
+import type { NamedShader } from './namedShader.js';
+import type { Cut } from './problemUniforms.js';
 import { sumBindings, sumPartsWgsl } from './sumParts.js';
-import { chooseTile, splitsOf } from './tiles.js';
+import { chooseTile, splitsOf, tilesOf } from './tiles.js';
 import type { Tile, TileWork } from './tiles.js';
 
 export const backendName = 'webgpu';
 
-/** A shader with the names of its bindings. */
-export interface NamedShader extends Shader {
-  bindings: Binding[];
-}
+export type Grid = [number, number, number];
 
 /** One kernel on one device. */
 export interface KernelPlan {
-  tile: Tile;
-  /** parts of the walk over keys, each a workgroup of its own */
-  splits: number;
+  lane: Lane;
+  /** the tile by its constants, as explain() shows it */
+  tile: Record<string, number>;
+  cut: Cut;
+  grid: Grid;
   passedOver: PassedOver[];
   main: NamedShader;
+  /** what runs before it, and how many numbers each binding has that it fills; lane T3 only */
+  before: { shader: NamedShader; grid: Grid }[];
+  scratch: Record<string, number>;
+}
+
+/** The first lane that can run a problem, and why those before it cannot. */
+function firstLane(
+  problem: MlaProblem,
+  device: Capabilities,
+  plan: (lane: Lane) => KernelPlan | string,
+): KernelPlan {
+  const { lanes, passedOver } = lanesFor(problem.precision, device);
+  for (const lane of lanes) {
+    const known = plan(lane);
+    if (typeof known !== 'string') return { ...known, passedOver: [...passedOver, ...known.passedOver] };
+    passedOver.push({ candidate: lane, reason: known });
+  }
+  throw new Error(passedOver.map(({ candidate, reason }) => `${candidate}: ${reason}`).join('; '));
 }
 
 export function planForward(kernel: KernelName, problem: MlaProblem, device: Capabilities): KernelPlan {
   const record = forwardConstants(problem);
-  return planTiles(kernel, device, forwardWork(problem), forwardBindings(record), record, (tile) =>
-    mlaAttentionWgsl(record, tile),
+  return firstLane(problem, device, (lane) =>
+    lane === 'T3'
+      ? (whyNoMatrices(problem) ?? planMatrixForward(kernel, problem, device))
+      : planTiles(kernel, problem, device, forwardWork(problem), forwardBindings(record), record, (tile) =>
+          mlaAttentionWgsl(record, tile),
+        ),
   );
 }
 
 export function planDq(kernel: KernelName, problem: MlaProblem, device: Capabilities): KernelPlan {
   const record = operandConstants(problem);
-  return planTiles(kernel, device, dqWork(problem), dqBindings(record), record, (tile) =>
-    mlaAttentionDqWgsl(record, tile),
+  return firstLane(problem, device, (lane) =>
+    lane === 'T3'
+      ? (whyNoMatrices(problem) ?? planMatrixDq(kernel, problem, device))
+      : planTiles(kernel, problem, device, dqWork(problem), dqBindings(record), record, (tile) =>
+          mlaAttentionDqWgsl(record, tile),
+        ),
   );
 }
 
 export function planDkv(kernel: KernelName, problem: MlaProblem, device: Capabilities): KernelPlan {
+  return firstLane(problem, device, (lane) =>
+    lane === 'T3'
+      ? (whyNoMatrices(problem) ?? planMatrixDkv(kernel, problem, device))
+      : planKeys(kernel, problem, device),
+  );
+}
+
+function planKeys(kernel: KernelName, problem: MlaProblem, device: Capabilities): KernelPlan {
   const record = operandConstants(problem);
   const { tile, passedOver } = tileFor(kernel, dkvWork(problem), device);
   const main = tileShader(kernel, record, tile, dkvBindings(record), () => mlaAttentionDkvWgsl(record, tile));
-  return { tile, splits: 1, passedOver, main };
+  const tiles = Math.ceil(problem.skv / tile.LEFT);
+  return {
+    ...portable(tile),
+    cut: { tiles, splits: 1 },
+    grid: [tiles, problem.hkv, problem.b],
+    passedOver,
+    main,
+  };
 }
 
 function planTiles(
   kernel: KernelName,
+  problem: MlaProblem,
   device: Capabilities,
   work: TileWork,
   bindings: Binding[],
@@ -71,12 +115,26 @@ function planTiles(
 ): KernelPlan {
   const { tile, passedOver } = tileFor(kernel, work, device);
   const main = tileShader(kernel, record, tile, bindings, () => wgsl(tile));
-  return { tile, splits: splitsOf(tile, work), passedOver, main };
+  const splits = splitsOf(tile, work);
+  const tiles = tilesOf(problem, tile.LEFT);
+  return {
+    ...portable(tile),
+    cut: { tiles, splits },
+    grid: [tiles, problem.hkv, problem.b * splits],
+    passedOver,
+    main,
+  };
 }
 
-/** Tiles of packed rows a key/value head has. */
-export function tilesOf({ sq, hq, hkv }: MlaProblem, { LEFT }: Tile): number {
-  return hkv === 0 ? 0 : Math.ceil((sq * (hq / hkv)) / LEFT);
+function portable({
+  LEFT,
+  RIGHT,
+  THREADS,
+  CHUNK,
+  bytes,
+  registers,
+}: Tile): Pick<KernelPlan, 'lane' | 'tile' | 'before' | 'scratch'> {
+  return { lane: 'T1', tile: { LEFT, RIGHT, THREADS, CHUNK, bytes, registers }, before: [], scratch: {} };
 }
 
 function tileFor(kernel: KernelName, work: TileWork, device: Capabilities): ReturnType<typeof chooseTile> {
@@ -95,15 +153,6 @@ function tileShader(
   wgsl: () => string,
 ): NamedShader {
   return named(kernel, { ...record, LEFT, RIGHT, THREADS, CHUNK }, bindings, wgsl);
-}
-
-function named(name: string, record: object, bindings: Binding[], wgsl: () => string): NamedShader {
-  return {
-    cacheKey: `${name} ${JSON.stringify(record)}`,
-    bindings,
-    access: bindings.map(({ access }) => access),
-    wgsl,
-  };
 }
 
 export function mergeShader({ dv }: MlaProblem): NamedShader {
@@ -128,25 +177,15 @@ export function deltaShader({ dv, returnLse }: MlaProblem): NamedShader {
 
 /** Every shader that a kernel dispatches, its own first. */
 function shadersOf(kernel: KernelName, problem: MlaProblem, device: Capabilities): NamedShader[] {
-  switch (kernel) {
-    case names.MLAAttention:
-    case names.MLADecode: {
-      const { main, splits } = planForward(kernel, problem, device);
-      return splits > 1 ? [main, mergeShader(problem)] : [main];
-    }
-    case names.MLAAttentionDq:
-    case names.MLADecodeDq: {
-      const { main, splits } = planDq(kernel, problem, device);
-      return splits > 1 ? [main, packShader(problem), sumShader] : [main, packShader(problem)];
-    }
-    case names.MLAAttentionDkv:
-    case names.MLADecodeDkv:
-      return [planDkv(kernel, problem, device).main, packShader(problem), sumShader];
-    case names.MLADelta:
-      return [deltaShader(problem)];
-    case names.MLACacheAppend:
-      return [copyShader];
+  const plan = kernelPlan(kernel, problem, device);
+  if (!plan) return [kernel === names.MLADelta ? deltaShader(problem) : copyShader];
+  const shaders = [plan.main, ...plan.before.map(({ shader }) => shader)];
+  if (kernel === names.MLAAttention || kernel === names.MLADecode) {
+    return plan.cut.splits > 1 ? [...shaders, mergeShader(problem)] : shaders;
   }
+  const isDkv = kernel === names.MLAAttentionDkv || kernel === names.MLADecodeDkv;
+  shaders.push(packShader(problem));
+  return isDkv || plan.cut.splits > 1 ? [...shaders, sumShader] : shaders;
 }
 
 function kernelPlan(kernel: KernelName, problem: MlaProblem, device: Capabilities): KernelPlan | undefined {
@@ -181,20 +220,15 @@ export const planner: Planner = {
     const device = capabilitiesOf(deviceOf());
     const known = kernelPlan(kernel, problem, device);
     const [main] = shadersOf(kernel, problem, device);
-    const { LEFT, RIGHT, THREADS, CHUNK, bytes, registers } = known?.tile ?? ({} as Partial<Tile>);
-    const passedOver = [...(known?.passedOver ?? [])];
-    if (problem.precision !== 'float32') {
-      const reason = 'no float16 lane yet: computed in float32, within the float16 bounds';
-      passedOver.unshift({ candidate: 'float16', reason });
-    }
+    const lane = known?.lane ?? 'T1';
     return {
       kernel,
       backend: backendName,
-      lane: 'T1',
-      computePrecision: 'float32',
-      tile: known ? definedOnly({ LEFT, RIGHT, THREADS, CHUNK, bytes, registers, splits: known.splits }) : {},
+      lane,
+      computePrecision: lane === 'T3' ? 'float16' : 'float32',
+      tile: known ? { ...known.tile, splits: known.cut.splits } : {},
       cacheKey: main.cacheKey,
-      passedOver,
+      passedOver: known?.passedOver ?? [],
     };
   },
   async compile({ kernel }: Plan, problem: MlaProblem): Promise<void> {
@@ -204,12 +238,6 @@ export const planner: Planner = {
     );
   },
 };
-
-function definedOnly(record: Record<string, number | undefined>): Record<string, number> {
-  return Object.fromEntries(
-    Object.entries(record).flatMap(([name, value]) => (value === undefined ? [] : [[name, value]])),
-  );
-}
 
 function deviceOf(): GPUDevice {
   return (currentBackend() as WebGPUBackend).device;

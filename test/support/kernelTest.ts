@@ -7,7 +7,7 @@ import { attentionCases, decodeCases } from '../cases.js';
 import type { Case } from '../cases.js';
 import { answersOf, signatures } from './answers.js';
 import type { ComparedKernel } from './answers.js';
-import { expectClose, expectSameBits, forwardBounds, gradientBounds } from './compare.js';
+import { boundsOf, expectClose, expectSameBits } from './compare.js';
 import { onEachDevice } from './devices.js';
 import { expectEqual } from './expect.js';
 import { itForEach, poisoned, poisonPool, read, toTensor, toView } from './onDevice.js';
@@ -40,10 +40,11 @@ export async function compareWithReference(
   kernel: ComparedKernel,
   c: Case,
   makeTensor: (data: Data, index: number) => tf.Tensor = toTensor,
+  precision: 'float32' | 'float16' = 'float32',
 ): Promise<void> {
   const { problem, tensors } = answersOf(c);
   const { inputs: inputNames, outputs: outputNames } = signatures[kernel];
-  const bounds = outputNames[0] === 'out' ? forwardBounds : gradientBounds;
+  const bounds = boundsOf(precision)[outputNames[0] === 'out' ? 'forward' : 'gradient'];
   // MLADelta takes no lengths: it reads all rows
   const given = kernel === 'MLADelta' ? tensors : poisoned(c, tensors);
   const before = tf.memory().numTensors;
@@ -53,7 +54,7 @@ export async function compareWithReference(
   const sentinels = shapes.map((shape) => tf.fill(shape, 12345));
   const inputs = inputNames.map((name, index) => makeTensor(given[name], index));
   const named = Object.fromEntries(inputNames.map((name, index) => [name, inputs[index]]));
-  const result = tf.engine().runKernel<tf.Tensor | tf.Tensor[]>(kernel, named, problem);
+  const result = tf.engine().runKernel<tf.Tensor | tf.Tensor[]>(kernel, named, { ...problem, precision });
   const outputs = [result].flat();
 
   expectEqual(outputs.length, outputNames.length, 'outputs');
