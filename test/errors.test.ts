@@ -10,8 +10,8 @@ import {
   warmup,
 } from '../src/index.js';
 import type { DotProductAttentionOptions, Layout } from '../src/index.js';
-import { availableDevices } from './support/devices.js';
-import { expectRejects, expectThrows } from './support/expect.js';
+import { availableDevices, onEachDevice } from './support/devices.js';
+import { expectEqual, expectRejects, expectThrows } from './support/expect.js';
 import { disposed, ones, ones3, testRefusals, untyped } from './support/refusals.js';
 import type { Refusals } from './support/refusals.js';
 
@@ -93,8 +93,29 @@ testRefusals('errors of LatentCache', {
   'LatentCache: latentRank must be a positive integer, got NaN': () =>
     new LatentCache({ ...config, latentRank: NaN }),
   'LatentCache: ropeDim must be an integer from 0, got -1': () => new LatentCache({ ...config, ropeDim: -1 }),
-  "LatentCache: required: storage 'int8', supported: 'float32'": () =>
-    new LatentCache({ ...config, storage: untyped('int8') }),
+  "LatentCache: latentRank must be even for storage 'float16', got 15": () =>
+    new LatentCache({ ...config, latentRank: 15, storage: 'float16' }),
+  "LatentCache: ropeDim must be even for storage 'float16', got 7": () =>
+    new LatentCache({ ...config, ropeDim: 7, storage: 'float16' }),
+});
+
+describe('errors of a storage that there is not', () => {
+  onEachDevice(({ backend }) => {
+    const message = (fn: string): string =>
+      `${fn}: required: storage 'int8', supported on backend '${backend}': 'float32', 'float16'; missing: kernels for that format. storage 'float32' would work`;
+
+    it('LatentCache', () => {
+      const before = tf.memory().numTensors;
+      expectThrows(() => new LatentCache({ ...config, storage: untyped('int8') }), message('LatentCache'));
+      expectEqual(tf.memory().numTensors, before, 'tensors left');
+    });
+
+    it('explain', () => {
+      const shapes = { qLatent: [1, 1, 2, 16], qRope: [1, 1, 2, 8], cKv: [1, 9, 16], kRope: [1, 9, 8] };
+      const call = { ...shapes, cacheFormat: untyped<'float16'>('int8') };
+      expectThrows(() => explain('mlaDecode', call, { softmaxScale: 1 }), message('explain'));
+    });
+  });
 });
 
 const onFilled: Refusals = {

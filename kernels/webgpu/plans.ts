@@ -1,6 +1,7 @@
 /** How each kernel would run on a device: the record that explain() shows and the dispatch uses. */
 import type { WebGPUBackend } from '@tensorflow/tfjs-backend-webgpu';
 import { backend as currentBackend } from '@tensorflow/tfjs-core';
+import type { CacheFormat } from '../../src/core/cacheFormat.js';
 import { fail } from '../../src/core/errors.js';
 import * as names from '../../src/core/names.js';
 import type { KernelName } from '../../src/core/names.js';
@@ -117,7 +118,10 @@ export function packShader(problem: MlaProblem): NamedShader {
 
 export const sumShader: NamedShader = named('sumParts', {}, sumBindings, sumPartsWgsl);
 
-export const copyShader: NamedShader = named(names.MLACacheAppend, {}, copyBindings, mlaCacheAppendWgsl);
+export function copyShader(format: CacheFormat): NamedShader {
+  const record = { IS_PACKED: format === 'float16' ? 1 : 0 };
+  return named(names.MLACacheAppend, record, copyBindings, () => mlaCacheAppendWgsl(record));
+}
 
 export function deltaShader({ dv, returnLse }: MlaProblem): NamedShader {
   const record: DeltaConstants = { DV: dv, IS_VEC4: dv % 4 === 0 ? 1 : 0, HAS_D_LSE: returnLse ? 1 : 0 };
@@ -143,7 +147,7 @@ function shadersOf(kernel: KernelName, problem: MlaProblem, limits: DeviceLimits
     case names.MLADelta:
       return [deltaShader(problem)];
     case names.MLACacheAppend:
-      return [copyShader];
+      return [copyShader(problem.cacheFormat)];
   }
 }
 
@@ -174,6 +178,7 @@ export function checkDevicePrecision(kernel: KernelName, { precision }: MlaProbl
 }
 
 export const planner: Planner = {
+  cacheFormats: ['float32', 'float16'],
   plan(kernel: KernelName, problem: MlaProblem): Plan {
     checkDevicePrecision(kernel, problem);
     const { limits } = deviceOf();
