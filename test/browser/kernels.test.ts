@@ -21,6 +21,7 @@ const kernelFiles = [
 const files = [
   ...kernelFiles,
   'latentCache',
+  'packedCache',
   'mergeStates',
   'gradients',
   'profile',
