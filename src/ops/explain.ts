@@ -31,7 +31,7 @@ export type Call =
   | { op: 'mlaAttention'; shapes: AttentionShapes; options?: Omit<AttentionOptions, 'kRope'> }
   | { op: 'mlaDecode'; shapes: DecodeShapes; options: DecodeOptions };
 
-/** The kernels of a call: the forward first, then its gradient's. A packed cache has none. */
+/** The kernels of a call: the forward first, then its gradients'. A packed cache has no gradient. */
 export function kernelsOf({ op, cacheFormat }: MlaProblem): KernelName[] {
   const forward = op === 'mlaDecode' ? MLADecode : MLAAttention;
   const isRun = (name: KernelName): boolean => cacheFormat === 'float32' || name !== MLADecodeDkv;
