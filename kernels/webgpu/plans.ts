@@ -1,6 +1,7 @@
 /** How each kernel would run on a device: the record that explain() shows and the dispatch uses. */
 import type { WebGPUBackend } from '@tensorflow/tfjs-backend-webgpu';
 import { backend as currentBackend } from '@tensorflow/tfjs-core';
+import type { CacheFormat } from '../../src/core/cacheFormat.js';
 import { fail } from '../../src/core/errors.js';
 import * as names from '../../src/core/names.js';
 import type { KernelName } from '../../src/core/names.js';
@@ -168,7 +169,10 @@ export function packShader(problem: MlaProblem): NamedShader {
 
 export const sumShader: NamedShader = named('sumParts', {}, sumBindings, sumPartsWgsl);
 
-export const copyShader: NamedShader = named(names.MLACacheAppend, {}, copyBindings, mlaCacheAppendWgsl);
+export function copyShader(format: CacheFormat): NamedShader {
+  const record = { IS_PACKED: format === 'float16' ? 1 : 0 };
+  return named(names.MLACacheAppend, record, copyBindings, () => mlaCacheAppendWgsl(record));
+}
 
 export function deltaShader({ dv, returnLse }: MlaProblem): NamedShader {
   const record: DeltaConstants = { DV: dv, IS_VEC4: dv % 4 === 0 ? 1 : 0, HAS_D_LSE: returnLse ? 1 : 0 };
@@ -178,7 +182,7 @@ export function deltaShader({ dv, returnLse }: MlaProblem): NamedShader {
 /** Every shader that a kernel dispatches, its own first. */
 function shadersOf(kernel: KernelName, problem: MlaProblem, device: Capabilities): NamedShader[] {
   const plan = kernelPlan(kernel, problem, device);
-  if (!plan) return [kernel === names.MLADelta ? deltaShader(problem) : copyShader];
+  if (!plan) return [kernel === names.MLADelta ? deltaShader(problem) : copyShader(problem.cacheFormat)];
   const shaders = [plan.main, ...plan.before.map(({ shader }) => shader)];
   if (kernel === names.MLAAttention || kernel === names.MLADecode) {
     return plan.cut.splits > 1 ? [...shaders, mergeShader(problem)] : shaders;
@@ -215,6 +219,7 @@ export function checkDevicePrecision(kernel: KernelName, { precision }: MlaProbl
 }
 
 export const planner: Planner = {
+  cacheFormats: ['float32', 'float16'],
   plan(kernel: KernelName, problem: MlaProblem): Plan {
     checkDevicePrecision(kernel, problem);
     const device = capabilitiesOf(deviceOf());

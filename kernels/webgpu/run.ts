@@ -271,9 +271,11 @@ export function runCacheAppend(inputs: CacheAppendInputs, backend: WebGPUBackend
     [cKv, newCkv],
     [kRope, newKRope],
   ]) {
-    const [batch, n, columns] = rows.shape;
-    const uniforms = copyUniforms(batch, n, columns, cache.shape[1]);
-    run(backend, copyShader, { rows, lengths, cache }, uniforms, flatGrid(copyGroups(batch * n * columns)));
+    const [batch, n] = rows.shape;
+    const [, capacity, columns] = cache.shape;
+    const shader = copyShader(cache.dtype === 'int32' ? 'float16' : 'float32');
+    const uniforms = copyUniforms(batch, n, columns, capacity);
+    run(backend, shader, { rows, lengths, cache }, uniforms, flatGrid(copyGroups(batch * n * columns)));
   }
   return [];
 }
