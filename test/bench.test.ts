@@ -195,7 +195,8 @@ describe('bench', () => {
       const programs = [
         node('good', `console.log(${JSON.stringify(JSON.stringify(answer))})`),
         node('absent', `console.log('{"absent": "not installed"}')`),
-        node('broken', `console.error('first\\nlast'); process.exit(1)`),
+        node('broken', `throw new RangeError('too large')`),
+        node('ended', `console.error('first\\nlast'); process.exit(1)`),
         new PeerProgram('nowhere', 'no-such-program', []),
       ];
       for (let n = 0; n < 2; n++) {
@@ -203,7 +204,8 @@ describe('bench', () => {
         expectEqual(results('forward'), [
           ...answer.results.forward,
           { peer: 'absent', skipped: 'not installed' },
-          { peer: 'broken', skipped: 'last' },
+          { peer: 'broken', skipped: 'RangeError: too large' },
+          { peer: 'ended', skipped: 'last' },
           { peer: 'nowhere', skipped: 'there is no no-such-program' },
         ]);
       }

@@ -32,6 +32,8 @@ interface Ort {
 }
 
 const packageName: string = 'onnxruntime-node'; // not a literal in import(): it need not be there
+const probeSize = 1024;
+const heatMs = 100;
 const absent = 'not installed: npm install --no-save onnxruntime-node';
 
 console.log(JSON.stringify(await answer(JSON.parse(process.argv[2]) as PeerRequest)));
@@ -46,14 +48,16 @@ async function answer(request: PeerRequest): Promise<PeerAnswer | { absent: stri
     return { absent: isAbsent ? absent : (error as Error).message };
   }
   const versions = { 'onnxruntime-node': ort.env.versions.node };
-  // it has no backward pass in Node, and no absorbed decode
-  if (request.op !== 'attention') return { versions, results: {} };
+  const peer = 'ONNX Runtime';
+  if (request.op !== 'attention')
+    return { versions, results: { decode: [{ peer, skipped: 'it has no absorbed decode' }] } };
   const clock = new SteadyClock(request.isSoftware ? anyClock : await productClock(ort));
   const forward = [
     await attention(ort, request, 'float32', clock),
     await attention(ort, request, 'float16', clock),
   ];
-  return { versions, results: { forward } };
+  const both = [{ peer, skipped: 'it has no backward pass' }];
+  return { versions, results: { forward, 'forward+backward': both } };
 }
 
 async function attention(
@@ -166,9 +170,6 @@ async function streamOf(
     return (performance.now() - start) / calls;
   };
 }
-
-const probeSize = 1024;
-const heatMs = 100;
 
 /** A matrix product of ONNX Runtime's own. */
 async function productClock(ort: Ort): Promise<Clock> {

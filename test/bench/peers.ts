@@ -53,7 +53,7 @@ export class PeerProgram {
     } catch (error) {
       const { code, stderr, message } = error as Error & { code?: unknown; stderr?: string };
       if (code === 'ENOENT') return skip((this.absence = `there is no ${this.command}`));
-      return skip(lastLine(stderr ?? '') || lastLine(message));
+      return skip(errorLine(stderr ?? '') || lastLine(message));
     }
   }
 }
@@ -113,6 +113,11 @@ function isResult(value: unknown): boolean {
 
 function isRecord(value: unknown): value is Record<string, unknown> {
   return typeof value === 'object' && value !== null && !Array.isArray(value);
+}
+
+/** What went wrong, by the last line that names an error; Python ends with it, Node does not. */
+function errorLine(stderr: string): string {
+  return stderr.match(/^\w*(Error|Exception)\b.*/gm)?.at(-1) ?? lastLine(stderr);
 }
 
 function lastLine(text: string): string {

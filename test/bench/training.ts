@@ -30,8 +30,9 @@ export interface TrainingLine {
   composed: StepFigure | { skipped: string };
 }
 
-const warmUpSteps = 2;
-const measuredSteps = 5;
+/** Both: what compiles does so in the first steps, and plain JavaScript is optimised only after a while. */
+const warmUp = { steps: 2, ms: 1000 };
+const measuredSteps = 10;
 
 /** What composed attention may take: the rest of a large GPU is for all else. */
 const mostComposedBytes = 32 * 2 ** 30;
@@ -69,7 +70,11 @@ async function train(
   const mask = isComposed ? causalMask(settings.sequence, settings.sequence) : undefined;
   if (mask) for (const { attention } of model.layers) attention.fullForm = composedFullForm(mask);
   try {
-    for (let step = 0; step < warmUpSteps; step++) await trainer.train();
+    for (
+      const start = performance.now();
+      trainer.step < warmUp.steps || performance.now() - start < warmUp.ms;
+    )
+      await trainer.train();
     const gpuBytes = allocatedBytes();
     const { value, isSlow } = await bench.clock.steadily(async () => {
       const times: number[] = [];
