@@ -46,14 +46,19 @@ def attention(bench, request):
     q, k, v, d_out = (bench.normals(b, h, s, d) for d in (dqk, dqk, dv, dv))
     leaves = [x.detach().clone().requires_grad_() for x in (q, k, v)]
     sdpa = torch.nn.functional.scaled_dot_product_attention
+
+    def forward():
+        return sdpa(q, k, v, is_causal=True)
+
+    def forward_and_backward():
+        return torch.autograd.grad(sdpa(*leaves, is_causal=True), leaves, d_out)
+
     results = {"forward": [], "forward+backward": []}
     for name, backend in (("cuDNN", SDPBackend.CUDNN_ATTENTION), ("efficient", SDPBackend.EFFICIENT_ATTENTION)):
         peer = f"{name} SDPA bf16"
         with sdpa_kernel(backend):
-            forward = lambda: sdpa(q, k, v, is_causal=True)
-            both = lambda: torch.autograd.grad(sdpa(*leaves, is_causal=True), leaves, d_out)
             results["forward"].append(bench.measure(peer, forward))
-            results["forward+backward"].append(bench.measure(peer, both))
+            results["forward+backward"].append(bench.measure(peer, forward_and_backward))
     return results
 
 
@@ -136,8 +141,7 @@ class Bench:
             self.torch.cuda.synchronize()
 
     def probe(self):
-        product = lambda: self.matrix @ self.matrix
-        return min(self.gpu_ms(product, 5) for _ in range(3))
+        return min(self.gpu_ms(lambda: self.matrix @ self.matrix, 5) for _ in range(3))
 
 
 def median(values):

@@ -18,7 +18,7 @@ import { median } from './figure.js';
 export interface StepFigure {
   tokensPerSecond: number;
   stepMs: number;
-  /** what the webgpu backend has allocated by then, from nothing: it gives no buffer back, so that it is the peak */
+  /** what the webgpu backend has allocated after the first steps: it keeps its buffers, so that it is the peak */
   gpuBytes?: number;
   isSlow: boolean;
 }
