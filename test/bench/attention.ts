@@ -2,7 +2,7 @@ import * as tf from '@tensorflow/tfjs-core';
 import { MLAAttention } from '../../src/core/names.js';
 import type { KernelName } from '../../src/core/names.js';
 import { explain, mlaAttention } from '../../src/index.js';
-import { kernelsOf } from '../../src/ops/explain.js';
+import { kernelsOf, problemOf } from '../../src/ops/explain.js';
 import { laneOf, randomTensor, tfjsPeer } from './bench.js';
 import type { Bench } from './bench.js';
 import { causalMask, composedAttention } from './composed.js';
@@ -53,7 +53,9 @@ export async function benchAttention(shape: AttentionShape, bench: Bench): Promi
     {
       kernel: 'forward+backward',
       shape: nameOf(shape),
-      lane: lane(kernelsOf('mlaAttention')),
+      lane: lane(
+        kernelsOf(problemOf('bench', { op: 'mlaAttention', shapes: { q: q.shape, k: k.shape, v: v.shape } })),
+      ),
       ours: oursBoth,
       flop: 3.6 * forwardFlop,
       bytes: 4 * forwardBytes,

@@ -8,7 +8,7 @@ import { Trainer } from '../../demo/shared/trainer.js';
 import { explain } from '../../src/index.js';
 import { DeepseekModel } from '../../src/models.js';
 import type { DeepseekConfig } from '../../src/models.js';
-import { kernelsOf } from '../../src/ops/explain.js';
+import { kernelsOf, problemOf } from '../../src/ops/explain.js';
 import { laneOf } from './bench.js';
 import type { Bench } from './bench.js';
 import { causalMask, composedFullForm } from './composed.js';
@@ -99,7 +99,7 @@ async function train(
 function trainingLane(config: DeepseekConfig, b: number, s: number): string {
   const { numAttentionHeads: h, qkNopeHeadDim: dn, qkRopeHeadDim: dr, vHeadDim: dv } = config;
   const shapes = { q: [b, s, h, dn + dr], k: [b, s, h, dn], v: [b, s, h, dv], kRope: [b, s, dr] };
-  const kernels = kernelsOf('mlaAttention');
+  const kernels = kernelsOf(problemOf('bench', { op: 'mlaAttention', shapes }));
   return laneOf(kernels.map((kernel) => explain('mlaAttention', shapes, { causal: true }, kernel)));
 }
 
