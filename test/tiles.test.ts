@@ -132,7 +132,14 @@ describe('tiles', () => {
       const [tile] = allTiles(forwardWork(problem));
       const tiled = kernels.map(({ work, wgsl }) => wgsl(problem, allTiles(work(problem))[0] ?? tile));
       const copy = copyShader(problem.cacheFormat);
-      const others = [mergeShader(problem), packShader(problem), deltaShader(problem), sumShader, copy];
+      const others = [
+        mergeShader(problem, 2),
+        mergeShader(problem, 99),
+        packShader(problem),
+        deltaShader(problem),
+        sumShader,
+        copy,
+      ];
       for (const wgsl of [...tiled, ...others.map((shader) => shader.wgsl())]) {
         const storage = [...wgsl.matchAll(/var<storage/g)].length;
         expectTrue(storage <= stockBindings, `${storage} storage buffers`);

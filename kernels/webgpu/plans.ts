@@ -9,8 +9,15 @@ import type { MlaProblem } from '../../src/core/problem.js';
 import type { PassedOver, Plan, Planner } from '../../src/core/register.js';
 import { capabilitiesOf, lanesFor } from './capabilities.js';
 import type { Capabilities, Lane } from './capabilities.js';
-import { planMatrixDkv, planMatrixDq, planMatrixForward, whyNoMatrices } from './matrix/plans.js';
-import { mergeBindings, mergeSplitsWgsl } from './mergeSplits.js';
+import {
+  planMatrixDecode,
+  planMatrixDkv,
+  planMatrixDq,
+  planMatrixForward,
+  whyNoGradient,
+  whyNoMatrices,
+} from './matrix/plans.js';
+import { mergeBindings, mergeConstants, mergeSplitsWgsl } from './mergeSplits.js';
 import { forwardBindings, forwardConstants, forwardWork, mlaAttentionWgsl } from './mlaAttention.js';
 import { dkvBindings, dkvWork, mlaAttentionDkvWgsl } from './mlaAttentionDkv.js';
 import { dqBindings, dqWork, mlaAttentionDqWgsl } from './mlaAttentionDq.js';
@@ -65,7 +72,8 @@ export function planForward(kernel: KernelName, problem: MlaProblem, device: Cap
   const record = forwardConstants(problem);
   return firstLane(problem, device, (lane) =>
     lane === 'T3'
-      ? (whyNoMatrices(problem) ?? planMatrixForward(kernel, problem, device))
+      ? (whyNoMatrices(problem) ??
+        (problem.op === 'mlaDecode' ? planMatrixDecode : planMatrixForward)(kernel, problem, device))
       : planTiles(kernel, problem, device, forwardWork(problem), forwardBindings(record), record, (tile) =>
           mlaAttentionWgsl(record, tile),
         ),
@@ -76,7 +84,7 @@ export function planDq(kernel: KernelName, problem: MlaProblem, device: Capabili
   const record = operandConstants(problem);
   return firstLane(problem, device, (lane) =>
     lane === 'T3'
-      ? (whyNoMatrices(problem) ?? planMatrixDq(kernel, problem, device))
+      ? (whyNoMatrices(problem) ?? whyNoGradient(problem) ?? planMatrixDq(kernel, problem, device))
       : planTiles(kernel, problem, device, dqWork(problem), dqBindings(record), record, (tile) =>
           mlaAttentionDqWgsl(record, tile),
         ),
@@ -86,7 +94,7 @@ export function planDq(kernel: KernelName, problem: MlaProblem, device: Capabili
 export function planDkv(kernel: KernelName, problem: MlaProblem, device: Capabilities): KernelPlan {
   return firstLane(problem, device, (lane) =>
     lane === 'T3'
-      ? (whyNoMatrices(problem) ?? planMatrixDkv(kernel, problem, device))
+      ? (whyNoMatrices(problem) ?? whyNoGradient(problem) ?? planMatrixDkv(kernel, problem, device))
       : planKeys(kernel, problem, device),
   );
 }
@@ -156,8 +164,8 @@ function tileShader(
   return named(kernel, { ...record, LEFT, RIGHT, THREADS, CHUNK }, bindings, wgsl);
 }
 
-export function mergeShader({ dv }: MlaProblem): NamedShader {
-  const record = { DV: dv };
+export function mergeShader({ dv }: MlaProblem, splits: number): NamedShader {
+  const record = mergeConstants(dv, splits);
   return named('mergeSplits', record, mergeBindings, () => mergeSplitsWgsl(record));
 }
 
@@ -185,7 +193,7 @@ function shadersOf(kernel: KernelName, problem: MlaProblem, device: Capabilities
   if (!plan) return [kernel === names.MLADelta ? deltaShader(problem) : copyShader(problem.cacheFormat)];
   const shaders = [plan.main, ...plan.before.map(({ shader }) => shader)];
   if (kernel === names.MLAAttention || kernel === names.MLADecode) {
-    return plan.cut.splits > 1 ? [...shaders, mergeShader(problem)] : shaders;
+    return plan.cut.splits > 1 ? [...shaders, mergeShader(problem, plan.cut.splits)] : shaders;
   }
   const isDkv = kernel === names.MLAAttentionDkv || kernel === names.MLADecodeDkv;
   shaders.push(packShader(problem));

@@ -20,7 +20,7 @@ import { declareSums, headOfGroup } from './wgsl.js';
 
 export function matrixDkvBindings({ DR }: OperandConstants): Binding[] {
   const names = DR > 0 ? ['d_k', 'd_v', 'd_k_rope_shares'] : ['d_k', 'd_v'];
-  return [...backwardInputs, ...names.map((name): Binding => ({ name, access: 'write' }))];
+  return [...backwardInputs('write'), ...names.map((name): Binding => ({ name, access: 'write' }))];
 }
 
 export function matrixDkvTile(record: OperandConstants): BackwardTile {
@@ -31,7 +31,7 @@ export function matrixDkvWgsl(record: OperandConstants): string {
   const tile = matrixDkvTile(record);
   const { queries, keys } = sidesOf(record);
   const bindings = matrixDkvBindings(record);
-  const written = bindings.filter(({ access }) => access === 'write').map(({ name }) => name);
+  const written = bindings.map(({ name }) => name).filter((name) => name.startsWith('d_'));
   return `
 ${backwardHead(record, tile, bindings, written)}
 // −lse and −delta of the staged rows, as the weights want them

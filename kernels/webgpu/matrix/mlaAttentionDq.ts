@@ -17,7 +17,7 @@ import { SUM_ROWS, layOutBackward } from './backwardTile.js';
 import type { BackwardTile } from './backwardTile.js';
 import { declareSums, headOfGroup } from './wgsl.js';
 
-export const matrixDqBindings: Binding[] = [...backwardInputs, { name: 'd_q', access: 'write' }];
+export const matrixDqBindings: Binding[] = [...backwardInputs('read'), { name: 'd_q', access: 'write' }];
 
 export function matrixDqTile(record: OperandConstants): BackwardTile {
   return layOutBackward(backwardWork(record, false));

@@ -6,6 +6,8 @@ import { forwardConstants } from '../mlaAttention.js';
 import { operandConstants } from '../operands.js';
 import { LEFT, RIGHT, whyNoBackward } from './backwardTile.js';
 import type { BackwardTile } from './backwardTile.js';
+import { KEYS, chooseDecodeTile, splitsOfDecode } from './decodeTile.js';
+import { matrixDecodeBindings, matrixDecodeWgsl, matrixDecodeWork } from './mlaDecode.js';
 import { gradientMaximaWgsl, maximaBindings, maximaGroups, maximaSize } from './gradientScales.js';
 import { matrixDkvBindings, matrixDkvTile, matrixDkvWgsl } from './mlaAttentionDkv.js';
 import { matrixDqBindings, matrixDqTile, matrixDqWgsl } from './mlaAttentionDq.js';
@@ -29,12 +31,19 @@ function headsFirst({ b, hkv }: MlaProblem, tiles: number, splits = 1): Grid {
 
 /** Why lane T3 cannot run a problem; undefined if it can. */
 export function whyNoMatrices(problem: MlaProblem): string | undefined {
-  const { softmaxScale, b, hq, sq, skv, dn, dr, dv } = problem;
+  const { op, cacheFormat, softmaxScale, b, hq, sq, skv, dn, dr } = problem;
   const scale = Math.abs(softmaxScale);
   if (b * hq * sq * skv === 0) return 'there is nothing to multiply';
   if (scale < 1e-9 || scale > 1e8) return `softmaxScale ${softmaxScale} is outside what its masks can hide`;
-  if (Math.max(dn + dr, dv) > 256) return 'heads of more than 256 columns have shaders of their own';
+  if (op === 'mlaDecode' && cacheFormat === 'float16' && (dn % 8 !== 0 || dr % 8 !== 0)) {
+    return 'rows of packed halves that do not start and end on sixteen bytes';
+  }
   return undefined;
+}
+
+/** Why lane T3 has no gradient for a problem; undefined if it has. */
+export function whyNoGradient({ op }: MlaProblem): string | undefined {
+  return op === 'mlaDecode' ? 'there are no gradients of mlaDecode on matrices' : undefined;
 }
 
 export function planMatrixForward(
@@ -48,10 +57,10 @@ export function planMatrixForward(
   const chosen = chooseForwardTile(work, device.limits, prefer);
   if (typeof chosen === 'string') return chosen;
   const { tile, passedOver } = chosen;
-  const { KEYS, ROW_TILES, COLUMN_GROUPS, PHASES, EARLY } = tile;
+  const { ROW_TILES, COLUMN_GROUPS } = tile;
   const main = named(
     kernel,
-    { LANE: 'T3', ...record, KEYS, ROW_TILES, COLUMN_GROUPS, PHASES, EARLY },
+    { LANE: 'T3', ...record, KEYS, ROW_TILES, COLUMN_GROUPS },
     matrixForwardBindings(record),
     () => matrixAttentionWgsl(record, tile),
   );
@@ -61,13 +70,42 @@ export function planMatrixForward(
   const { regions, units } = regionsOf(problem, false);
   return {
     lane: 'T3',
-    tile: { ROWS, KEYS, ROW_TILES, COLUMN_GROUPS, PHASES, EARLY, bytes, registers },
+    tile: { ROWS, KEYS, ROW_TILES, COLUMN_GROUPS, bytes, registers },
     cut: { tiles, splits, regions },
     grid: headsFirst(problem, tiles, splits),
     passedOver,
     main,
     before: [{ shader: halvesShader(problem, false), grid: halvesGrid(problem, false) }],
     scratch: { halves: 4 * units },
+  };
+}
+
+export function planMatrixDecode(
+  kernel: KernelName,
+  problem: MlaProblem,
+  device: Capabilities,
+  prefer?: string,
+): KernelPlan | string {
+  const record = forwardConstants(problem);
+  const work = matrixDecodeWork(problem);
+  const chosen = chooseDecodeTile(work, device.limits, prefer);
+  if (typeof chosen === 'string') return chosen;
+  const { tile, passedOver } = chosen;
+  const { ROW_GROUPS, ROWS, bytes, registers } = tile;
+  const main = named(kernel, { LANE: 'T3', ...record, ROW_GROUPS }, matrixDecodeBindings(record), () =>
+    matrixDecodeWgsl(record, tile),
+  );
+  const tiles = tilesOf(problem, ROWS);
+  const splits = splitsOfDecode(tile, work);
+  return {
+    lane: 'T3',
+    tile: { ROWS, KEYS, bytes, registers },
+    cut: { tiles, splits },
+    grid: [problem.b, tiles, splits],
+    passedOver,
+    main,
+    before: [],
+    scratch: {},
   };
 }
 
