@@ -166,6 +166,8 @@ export interface Walk {
   /** statements that fetch what else belongs to the staged rows from $row on, and put it */
   fetchStats: string;
   putStats: string;
+  /** statements that keep dS: `d_s` is a thread's own share, `other` its neighbour's */
+  keep?: string;
 }
 
 /** The walk over the right rows, `steps` of them from `first_right` on; `sums` adds what a step brings. */
@@ -218,7 +220,7 @@ function products({ steps, valueSteps, first, second, scores }: BackwardTile): s
  * F3, B3: P and dS as halves. Two threads have sixteen scores of a row: they exchange, and one writes both shares of P
  * in place of its scores, the other both of dS in place of its dP, a whole matrix wide.
  */
-function weights({ lse, delta }: Walk, isDkv: boolean): string {
+function weights({ lse, delta, keep = '' }: Walk, isDkv: boolean): string {
   return `
     let column = right + part * 8u - band.x;
     ${repeat(2, (i) => {
@@ -235,7 +237,8 @@ function weights({ lse, delta }: Walk, isDkv: boolean): string {
     let other = subgroupShuffleXor(select(p, d_s, is_even), 1u);
     let weights_of = select(D_P, SCORES, is_even) + soft_at;
     arena[weights_of] = select(other, p, is_even);
-    arena[weights_of + 1u] = select(d_s, other, is_even);`
+    arena[weights_of + 1u] = select(d_s, other, is_even);
+    ${keep}`
         : `let other = subgroupShuffleXor(d_s, 1u);
     if (part % 2u == 1u) {
       arena[D_P + soft_at] = other;

@@ -67,7 +67,7 @@ fn main(
 `;
 }
 
-function storeDq({ DR }: OperandConstants): string {
+export function storeDq({ DR }: OperandConstants): string {
   const rope = `else if (column - 2u * DN8 < DR4) { d_q_store(q_start(tile, first_row + at) + DN, column - 2u * DN8, DR, value * factor); }`;
   return `
     if (first_row + at < u.sq * GROUP) {
