@@ -53,6 +53,7 @@ export interface KernelInputs {
   MLADelta: DeltaInputs;
   MLAAttentionDq: AttentionInputs & BackwardInputs;
   MLAAttentionDkv: AttentionInputs & BackwardInputs;
+  MLAAttentionBackward: AttentionInputs & BackwardInputs;
   MLADecode: DecodeInputs;
   MLADecodeDq: DecodeInputs & BackwardInputs;
   MLADecodeDkv: DecodeInputs & BackwardInputs;

@@ -3,6 +3,8 @@ export const MLAAttention = 'MLAAttention';
 export const MLADelta = 'MLADelta';
 export const MLAAttentionDq = 'MLAAttentionDq';
 export const MLAAttentionDkv = 'MLAAttentionDkv';
+/** …Dq and …Dkv at once, for a backend whose kernels have work in common; it may be absent. */
+export const MLAAttentionBackward = 'MLAAttentionBackward';
 export const MLADecode = 'MLADecode';
 export const MLADecodeDq = 'MLADecodeDq';
 export const MLADecodeDkv = 'MLADecodeDkv';
@@ -13,6 +15,7 @@ export const kernelNames = [
   MLADelta,
   MLAAttentionDq,
   MLAAttentionDkv,
+  MLAAttentionBackward,
   MLADecode,
   MLADecodeDq,
   MLADecodeDkv,

@@ -3,7 +3,7 @@ import type { KernelBackend, TensorInfo } from '@tensorflow/tfjs-core';
 import type { CacheFormat } from './cacheFormat.js';
 import { fail } from './errors.js';
 import type { KernelInputs } from './kernelInputs.js';
-import { kernelNames } from './names.js';
+import { MLAAttentionBackward, kernelNames } from './names.js';
 import type { KernelName } from './names.js';
 import type { MlaProblem } from './problem.js';
 
@@ -43,8 +43,11 @@ type Kernel<Inputs, Backend> = (
   backend: Backend,
 ) => TensorInfo | TensorInfo[];
 
-/** All eight kernels of a backend. */
-export type Kernels<Backend> = { [Name in KernelName]: Kernel<KernelInputs[Name], Backend> };
+type AllKernels<Backend> = { [Name in KernelName]: Kernel<KernelInputs[Name], Backend> };
+
+/** The kernels of a backend: all of them, but for the one that joins two others. */
+export type Kernels<Backend> = Omit<AllKernels<Backend>, typeof MLAAttentionBackward> &
+  Partial<AllKernels<Backend>>;
 
 const planners = new Map<string, Planner>();
 
@@ -57,7 +60,8 @@ export function registerKernels<Backend extends KernelBackend>(
   for (const kernelName of kernelNames) {
     if (getKernel(kernelName, backendName)) continue;
     // every kernel gets its own inputs: they are registered under its own name
-    const kernel = kernels[kernelName] as Kernel<unknown, Backend>;
+    const kernel = kernels[kernelName] as Kernel<unknown, Backend> | undefined;
+    if (!kernel) continue;
     registerKernel({
       kernelName,
       backendName,
@@ -71,6 +75,11 @@ export function registerKernels<Backend extends KernelBackend>(
 /** The current backend's planner. Throws if no kernels of ours are registered for it. */
 export function currentPlanner(fn: string): Planner {
   return planners.get(getBackend()) ?? failMissing(fn);
+}
+
+/** Whether the backward of mlaAttention is one kernel on the current backend: in narrow operands there is work to share. */
+export function isBackwardJoined({ precision }: MlaProblem): boolean {
+  return precision !== 'float32' && getKernel(MLAAttentionBackward, getBackend()) !== undefined;
 }
 
 /** Throws a clear error when the current backend lacks a kernel of ours. */

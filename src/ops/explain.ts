@@ -1,11 +1,20 @@
 import { cacheDtype } from '../core/cacheFormat.js';
 import type { CacheFormat } from '../core/cacheFormat.js';
-import { kernelNames, MLAAttention, MLADecode, MLADecodeDkv, MLADelta } from '../core/names.js';
+import {
+  kernelNames,
+  MLAAttention,
+  MLAAttentionBackward,
+  MLAAttentionDkv,
+  MLAAttentionDq,
+  MLADecode,
+  MLADecodeDkv,
+  MLADelta,
+} from '../core/names.js';
 import type { KernelName } from '../core/names.js';
 import { fail } from '../core/errors.js';
 import { attentionProblem, decodeProblem } from '../core/problem.js';
 import type { AttentionOptions, DecodeOptions, Described, MlaProblem } from '../core/problem.js';
-import { currentPlanner, requireCacheFormat } from '../core/register.js';
+import { currentPlanner, isBackwardJoined, requireCacheFormat } from '../core/register.js';
 import type { Plan } from '../core/register.js';
 
 /** The shapes of a call of mlaAttention; kRope too is given as a shape. */
@@ -32,10 +41,20 @@ export type Call =
   | { op: 'mlaDecode'; shapes: DecodeShapes; options: DecodeOptions };
 
 /** The kernels of a call: the forward first, then its gradients'. A packed cache has no gradient. */
-export function kernelsOf({ op, cacheFormat }: MlaProblem): KernelName[] {
+export function kernelsOf(problem: MlaProblem): KernelName[] {
+  const joined: KernelName[] = [MLAAttentionDq, MLAAttentionDkv];
+  const notRun = isBackwardJoined(problem) ? joined : [MLAAttentionBackward];
+  return explainable(problem).filter((name) => !notRun.includes(name));
+}
+
+/** Those that can be asked for: the parts of what is joined, too. */
+function explainable(problem: MlaProblem): KernelName[] {
+  const { op, cacheFormat } = problem;
   const forward = op === 'mlaDecode' ? MLADecode : MLAAttention;
-  const isRun = (name: KernelName): boolean => cacheFormat === 'float32' || name !== MLADecodeDkv;
-  return kernelNames.filter((name) => (name.startsWith(forward) && isRun(name)) || name === MLADelta);
+  const isThere = (name: KernelName): boolean =>
+    (cacheFormat === 'float32' || name !== MLADecodeDkv) &&
+    (name !== MLAAttentionBackward || isBackwardJoined(problem));
+  return kernelNames.filter((name) => (name.startsWith(forward) && isThere(name)) || name === MLADelta);
 }
 
 /**
@@ -63,7 +82,7 @@ export function explain(
   kernel: KernelName = op === 'mlaDecode' ? MLADecode : MLAAttention,
 ): Plan {
   const problem = problemOf('explain', { op, shapes, options } as Call);
-  const kernels = kernelsOf(problem);
+  const kernels = explainable(problem);
   if (!kernels.includes(kernel)) {
     fail('explain', `kernel must be one of ${kernels.join(', ')} for ${op}, got ${kernel}`);
   }
