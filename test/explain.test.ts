@@ -23,7 +23,7 @@ const kernels = {
 const lanes = {
   cpu: ['reference'],
   wasm: ['SIMD', 'relaxed SIMD'],
-  webgpu: ['T1'],
+  webgpu: ['T1', 'T1s', 'T2'],
   tensorflow: ['sse2', 'avx2', 'avx512'],
 };
 

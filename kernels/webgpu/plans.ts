@@ -5,9 +5,9 @@ import { fail } from '../../src/core/errors.js';
 import * as names from '../../src/core/names.js';
 import type { KernelName } from '../../src/core/names.js';
 import type { MlaProblem } from '../../src/core/problem.js';
-import type { PassedOver, Plan, Planner } from '../../src/core/register.js';
-import { capabilitiesOf } from './capabilities.js';
-import type { Capabilities } from './capabilities.js';
+import type { Plan, Planner } from '../../src/core/register.js';
+import { capabilitiesOf, laneConstants, lanesFor } from './capabilities.js';
+import type { Capabilities, Lane, LaneConstants } from './capabilities.js';
 import { mergeBindings, mergeSplitsWgsl } from './mergeSplits.js';
 import { forwardBindings, forwardConstants, forwardWork, mlaAttentionWgsl } from './mlaAttention.js';
 import { dkvBindings, dkvWork, mlaAttentionDkvWgsl } from './mlaAttentionDkv.js';
@@ -21,8 +21,8 @@ import { packBindings, packStatsWgsl } from './packStats.js';
 import { compile } from './pipeline.js';
 import type { Shader } from './pipeline.js';
 import { sumBindings, sumPartsWgsl } from './sumParts.js';
-import { chooseTile, splitsOf } from './tiles.js';
-import type { Tile, TileWork } from './tiles.js';
+import { chooseTile, hasHalves, splitsOf } from './tiles.js';
+import type { Choice, Tile, TileWork } from './tiles.js';
 
 export const backendName = 'webgpu';
 
@@ -31,47 +31,88 @@ export interface NamedShader extends Shader {
   bindings: Binding[];
 }
 
-/** One kernel on one device. */
-export interface KernelPlan {
-  tile: Tile;
+/** One kernel on one device, in the first of its lanes that is legal there. */
+export interface KernelPlan extends Choice {
+  lane: Lane;
   /** parts of the walk over keys, each a workgroup of its own */
   splits: number;
-  passedOver: PassedOver[];
   main: NamedShader;
 }
 
 export function planForward(kernel: KernelName, problem: MlaProblem, device: Capabilities): KernelPlan {
   const record = forwardConstants(problem);
-  return planTiles(kernel, device, forwardWork(problem), forwardBindings(record), record, (tile) =>
-    mlaAttentionWgsl(record, tile),
-  );
+  return planTiles(kernel, problem, device, {
+    record,
+    bindings: forwardBindings(record),
+    work: (lane) => forwardWork(problem, lane),
+    wgsl: (tile) => mlaAttentionWgsl(record, tile),
+  });
 }
 
 export function planDq(kernel: KernelName, problem: MlaProblem, device: Capabilities): KernelPlan {
   const record = operandConstants(problem);
-  return planTiles(kernel, device, dqWork(problem), dqBindings(record), record, (tile) =>
-    mlaAttentionDqWgsl(record, tile),
-  );
+  return planTiles(kernel, problem, device, {
+    record,
+    bindings: dqBindings(record),
+    work: (lane) => dqWork(problem, lane),
+    wgsl: (tile) => mlaAttentionDqWgsl(record, tile),
+  });
 }
 
 export function planDkv(kernel: KernelName, problem: MlaProblem, device: Capabilities): KernelPlan {
   const record = operandConstants(problem);
-  const { tile, passedOver } = tileFor(kernel, dkvWork(problem), device);
-  const main = tileShader(kernel, record, tile, dkvBindings(record), () => mlaAttentionDkvWgsl(record, tile));
-  return { tile, splits: 1, passedOver, main };
+  return planTiles(kernel, problem, device, {
+    record,
+    bindings: dkvBindings(record),
+    work: (lane) => dkvWork(problem, lane),
+    wgsl: (tile) => mlaAttentionDkvWgsl(record, tile),
+  });
+}
+
+/** A tile kernel before its lane and its tile are known. */
+interface TileKernel {
+  record: object;
+  bindings: Binding[];
+  work: (lane: LaneConstants) => TileWork;
+  wgsl: (tile: Tile) => string;
 }
 
 function planTiles(
   kernel: KernelName,
+  problem: MlaProblem,
   device: Capabilities,
-  work: TileWork,
-  bindings: Binding[],
-  record: object,
-  wgsl: (tile: Tile) => string,
+  tileKernel: TileKernel,
 ): KernelPlan {
-  const { tile, passedOver } = tileFor(kernel, work, device);
-  const main = tileShader(kernel, record, tile, bindings, () => wgsl(tile));
-  return { tile, splits: splitsOf(tile, work), passedOver, main };
+  const { lanes, passedOver } = lanesFor(problem.precision, device);
+  for (const [index, lane] of lanes.entries()) {
+    const plan = lane === 'T3' ? 'not written yet' : planInLane(kernel, lane, device, tileKernel);
+    if (typeof plan === 'string') {
+      passedOver.push({ candidate: lane, reason: plan });
+      continue;
+    }
+    const slower = lanes.slice(index + 1).map((candidate) => ({ candidate, reason: `${lane} goes first` }));
+    return { ...plan, passedOver: [...passedOver, ...slower, ...plan.passedOver] };
+  }
+  fail(kernel, passedOver.map(({ candidate, reason }) => `${candidate}: ${reason}`).join('; '));
+}
+
+/** Or why the lane does not run. */
+function planInLane(
+  kernel: KernelName,
+  lane: 'T1' | 'T1s' | 'T2',
+  device: Capabilities,
+  { record, bindings, work: workIn, wgsl }: TileKernel,
+): KernelPlan | string {
+  const work = workIn(laneConstants(lane, device));
+  if (lane === 'T1s' && !work.reducesRows) return 'no rows to reduce: T1 is the same';
+  try {
+    const choice = chooseTile(work, device.limits);
+    const { tile } = choice;
+    const main = tileShader(kernel, record, tile, bindings, () => wgsl(tile));
+    return { ...choice, lane, splits: splitsOf(tile, work), main };
+  } catch (error) {
+    return error instanceof Error ? error.message : String(error);
+  }
 }
 
 /** Tiles of packed rows a key/value head has. */
@@ -79,22 +120,17 @@ export function tilesOf({ sq, hq, hkv }: MlaProblem, { LEFT }: Tile): number {
   return hkv === 0 ? 0 : Math.ceil((sq * (hq / hkv)) / LEFT);
 }
 
-function tileFor(kernel: KernelName, work: TileWork, device: Capabilities): ReturnType<typeof chooseTile> {
-  try {
-    return chooseTile(work, device.limits);
-  } catch (error) {
-    fail(kernel, error instanceof Error ? error.message : String(error));
-  }
-}
-
 function tileShader(
   kernel: KernelName,
   record: object,
-  { LEFT, RIGHT, THREADS, CHUNK }: Tile,
+  tile: Tile,
   bindings: Binding[],
   wgsl: () => string,
 ): NamedShader {
-  return named(kernel, { ...record, LEFT, RIGHT, THREADS, CHUNK }, bindings, wgsl);
+  const { rowLanes: SUBGROUP, LEFT, RIGHT, THREADS, CHUNK, SLICE, QUADS } = tile;
+  const HALVES = hasHalves(tile) ? 1 : 0;
+  const key = { ...record, SUBGROUP, HALVES, LEFT, RIGHT, THREADS, CHUNK, SLICE, QUADS };
+  return named(kernel, key, bindings, wgsl);
 }
 
 function named(name: string, record: object, bindings: Binding[], wgsl: () => string): NamedShader {
@@ -111,9 +147,11 @@ export function mergeShader({ dv }: MlaProblem): NamedShader {
   return named('mergeSplits', record, mergeBindings, () => mergeSplitsWgsl(record));
 }
 
-export function packShader(problem: MlaProblem): NamedShader {
+/** What goes before the backward in a tile. */
+export function packShader(problem: MlaProblem, tile: Tile): NamedShader {
   const { GROUP, HAS_Q_LENGTHS, HAS_KV_LENGTHS } = forwardConstants(problem);
-  const record = { GROUP, HAS_Q_LENGTHS, HAS_KV_LENGTHS };
+  const scales = hasHalves(tile) ? { DV: problem.dv, IS_VEC4: problem.dv % 4 === 0 ? 1 : 0 } : undefined;
+  const record = { GROUP, HAS_Q_LENGTHS, HAS_KV_LENGTHS, scales };
   return named('packStats', record, packBindings(record), () => packStatsWgsl(record));
 }
 
@@ -136,12 +174,17 @@ function shadersOf(kernel: KernelName, problem: MlaProblem, device: Capabilities
     }
     case names.MLAAttentionDq:
     case names.MLADecodeDq: {
-      const { main, splits } = planDq(kernel, problem, device);
-      return splits > 1 ? [main, packShader(problem), sumShader] : [main, packShader(problem)];
+      const plan = planDq(kernel, problem, device);
+      const { main, splits } = plan;
+      return splits > 1
+        ? [main, packShader(problem, plan.tile), sumShader]
+        : [main, packShader(problem, plan.tile)];
     }
     case names.MLAAttentionDkv:
-    case names.MLADecodeDkv:
-      return [planDkv(kernel, problem, device).main, packShader(problem), sumShader];
+    case names.MLADecodeDkv: {
+      const plan = planDkv(kernel, problem, device);
+      return [plan.main, packShader(problem, plan.tile), sumShader];
+    }
     case names.MLADelta:
       return [deltaShader(problem)];
     case names.MLACacheAppend:
@@ -181,18 +224,16 @@ export const planner: Planner = {
     const device = capabilitiesOf(deviceOf());
     const known = kernelPlan(kernel, problem, device);
     const [main] = shadersOf(kernel, problem, device);
-    const { LEFT, RIGHT, THREADS, CHUNK, bytes, registers } = known?.tile ?? ({} as Partial<Tile>);
     const passedOver = [...(known?.passedOver ?? [])];
-    if (problem.precision !== 'float32') {
-      const reason = 'no float16 lane yet: computed in float32, within the float16 bounds';
-      passedOver.unshift({ candidate: 'float16', reason });
+    if (!known && problem.precision !== 'float32') {
+      passedOver.push({ candidate: 'float16', reason: 'no products of matrices: computed in float32' });
     }
     return {
       kernel,
       backend: backendName,
-      lane: 'T1',
-      computePrecision: 'float32',
-      tile: known ? definedOnly({ LEFT, RIGHT, THREADS, CHUNK, bytes, registers, splits: known.splits }) : {},
+      lane: known?.lane ?? 'T1',
+      computePrecision: known && hasHalves(known.tile) ? 'float16' : 'float32',
+      tile: known ? shownOf(known) : {},
       cacheKey: main.cacheKey,
       passedOver,
     };
@@ -205,10 +246,9 @@ export const planner: Planner = {
   },
 };
 
-function definedOnly(record: Record<string, number | undefined>): Record<string, number> {
-  return Object.fromEntries(
-    Object.entries(record).flatMap(([name, value]) => (value === undefined ? [] : [[name, value]])),
-  );
+function shownOf({ tile, splits }: KernelPlan): Record<string, number> {
+  const { LEFT, RIGHT, THREADS, CHUNK, SLICE, QUADS, bytes, registers } = tile;
+  return { LEFT, RIGHT, THREADS, CHUNK, SLICE, QUADS, bytes, registers, splits };
 }
 
 function deviceOf(): GPUDevice {

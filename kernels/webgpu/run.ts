@@ -31,7 +31,8 @@ import {
   sumShader,
   tilesOf,
 } from './plans.js';
-import type { NamedShader } from './plans.js';
+import type { KernelPlan, NamedShader } from './plans.js';
+import type { Tile } from './tiles.js';
 import { packUniforms } from './problemUniforms.js';
 import { flatGrid, sumGrid, sumUniforms } from './sumParts.js';
 import type { Parts } from './sumParts.js';
@@ -139,12 +140,14 @@ export function runDelta(
 function pack(
   backend: WebGPUBackend,
   problem: MlaProblem,
+  tile: Tile,
   inputs: (AttentionInputs | DecodeInputs) & BackwardInputs,
   stats: TensorInfo,
 ): void {
-  const tensors = { ...operandTensors(inputs), lse: inputs.lse, delta: inputs.delta, stats };
+  const { lse, delta, dOut } = inputs;
+  const tensors = { ...operandTensors(inputs), lse, delta, d_out: dOut, stats };
   const uniforms = packUniforms(problem, { tiles: 0, splits: 1 });
-  run(backend, packShader(problem), tensors, uniforms, flatGrid(packGroups(problem)));
+  run(backend, packShader(problem, tile), tensors, uniforms, flatGrid(packGroups(problem)));
 }
 
 function sumParts(backend: WebGPUBackend, parts: TensorInfo, out: TensorInfo, which: Parts): void {
@@ -173,8 +176,8 @@ export function runDq(
   const tensors = { ...operandTensors(inputs), d_out: inputs.dOut };
   const uniforms = packUniforms(problem, { tiles: tilesOf(problem, tile), splits });
   const grid: Grid = [tilesOf(problem, tile), hkv, b * splits];
-  withScratch(backend, [statsSize(problem)], (stats) => {
-    pack(backend, problem, inputs, stats);
+  withScratch(backend, [statsSize(problem, tile)], (stats) => {
+    pack(backend, problem, tile, inputs, stats);
     if (splits === 1) {
       const written = Object.fromEntries(outputs.map(({ name, info }) => [name, info]));
       run(backend, main, { ...tensors, stats, ...written }, uniforms, grid);
@@ -207,10 +210,11 @@ export function runAttentionDkv(
   const dV = makeOutput(backend, inputs.v.shape);
   const dKRope = makeOutput(backend, inputs.kRope.shape);
   const share = b * skv * dr;
-  const start = statsSize(problem);
+  const plan = planDkv(kernel, problem, capabilitiesOf(backend.device));
+  const start = statsSize(problem, plan.tile);
   withScratch(backend, [start + hkv * share], (stats) => {
-    pack(backend, problem, inputs, stats);
-    walkKeys(kernel, problem, inputs, backend, { stats, d_k: dK, d_v: dV });
+    pack(backend, problem, plan.tile, inputs, stats);
+    walkKeys(plan, problem, inputs, backend, { stats, d_k: dK, d_v: dV });
     if (share > 0) sumParts(backend, stats, dKRope, { start, size: share, parts: hkv });
   });
   return [dK, dV, dKRope];
@@ -225,22 +229,22 @@ export function runDecodeDkv(
 ): TensorInfo[] {
   const dCkv = makeOutput(backend, inputs.cKv.shape);
   const dKRope = makeOutput(backend, inputs.kRope.shape);
-  withScratch(backend, [statsSize(problem)], (stats) => {
-    pack(backend, problem, inputs, stats);
-    walkKeys(kernel, problem, inputs, backend, { stats, d_k: dCkv, d_k_rope: dKRope });
+  const plan = planDkv(kernel, problem, capabilitiesOf(backend.device));
+  withScratch(backend, [statsSize(problem, plan.tile)], (stats) => {
+    pack(backend, problem, plan.tile, inputs, stats);
+    walkKeys(plan, problem, inputs, backend, { stats, d_k: dCkv, d_k_rope: dKRope });
   });
   return [dCkv, dKRope];
 }
 
 function walkKeys(
-  kernel: KernelName,
+  { tile, main }: KernelPlan,
   problem: MlaProblem,
   inputs: (AttentionInputs | DecodeInputs) & BackwardInputs,
   backend: WebGPUBackend,
   written: Tensors,
 ): void {
   const { b, hkv, skv } = problem;
-  const { tile, main } = planDkv(kernel, problem, capabilitiesOf(backend.device));
   const tiles = Math.ceil(skv / tile.LEFT);
   const tensors = { ...operandTensors(inputs), d_out: inputs.dOut, ...written };
   run(backend, main, tensors, packUniforms(problem, { tiles, splits: 1 }), [tiles, hkv, b]);

@@ -10,6 +10,10 @@ export interface Bounds {
 export const forwardBounds: Bounds = { metric: 1e-5, relativeL2: 1e-5 };
 export const gradientBounds: Bounds = { metric: 2e-5, relativeL2: 2e-5 };
 
+/** The float16 floors, for operands that were rounded to halves. */
+export const halfForwardBounds: Bounds = { metric: 2e-3, relativeL2: 2e-3 };
+export const halfGradientBounds: Bounds = { metric: 4e-3, relativeL2: 4e-3 };
+
 export interface Difference {
   /** max|a-b| / (1 + max|b|) */
   metric: number;

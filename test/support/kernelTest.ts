@@ -7,7 +7,15 @@ import { attentionCases, decodeCases } from '../cases.js';
 import type { Case } from '../cases.js';
 import { answersOf, signatures } from './answers.js';
 import type { ComparedKernel } from './answers.js';
-import { expectClose, expectSameBits, forwardBounds, gradientBounds } from './compare.js';
+import {
+  expectClose,
+  expectSameBits,
+  forwardBounds,
+  gradientBounds,
+  halfForwardBounds,
+  halfGradientBounds,
+} from './compare.js';
+import type { Bounds } from './compare.js';
 import { onEachDevice } from './devices.js';
 import { expectEqual } from './expect.js';
 import { itForEach, poisoned, poisonPool, read, toTensor, toView } from './onDevice.js';
@@ -32,6 +40,12 @@ export function testKernel(kernel: ComparedKernel): void {
   });
 }
 
+function boundsOf(output: string, precision: 'float32' | 'float16'): Bounds {
+  const isForward = output === 'out';
+  if (precision === 'float16') return isForward ? halfForwardBounds : halfGradientBounds;
+  return isForward ? forwardBounds : gradientBounds;
+}
+
 /**
  * One kernel on one case. Traps: NaN past the lengths, NaN in recycled buffers, sentinels in buffers of the outputs'
  * sizes that belong to others, inputs that must stay as they are, and nothing left behind.
@@ -40,10 +54,12 @@ export async function compareWithReference(
   kernel: ComparedKernel,
   c: Case,
   makeTensor: (data: Data, index: number) => tf.Tensor = toTensor,
+  precision: 'float32' | 'float16' = 'float32',
 ): Promise<void> {
-  const { problem, tensors } = answersOf(c);
+  const { problem: asked, tensors } = answersOf(c);
+  const problem = { ...asked, precision };
   const { inputs: inputNames, outputs: outputNames } = signatures[kernel];
-  const bounds = outputNames[0] === 'out' ? forwardBounds : gradientBounds;
+  const bounds = boundsOf(outputNames[0], precision);
   // MLADelta takes no lengths: it reads all rows
   const given = kernel === 'MLADelta' ? tensors : poisoned(c, tensors);
   const before = tf.memory().numTensors;
