@@ -139,7 +139,17 @@ describe('tiles', () => {
     } catch (error) {
       ({ message } = error as Error);
     }
-    expectTrue(message.startsWith('no tile fits this device (LEFT=64'), message);
+    expectTrue(message.startsWith('no tile fits this device (LEFT='), message);
+  });
+
+  it('takes the tile that is preferred, where it is legal', () => {
+    const work = forwardWork(problems[0].problem);
+    const { tile, passedOver, candidates } = chooseTile(work, portable);
+    expectEqual(candidates[0], nameOf(tile), 'cheapest');
+    const last = candidates[candidates.length - 1];
+    expectEqual(nameOf(chooseTile(work, portable, last).tile), last, 'preferred');
+    const illegal = passedOver.find(({ reason }) => !reason.startsWith('cost'))?.candidate;
+    expectEqual(nameOf(chooseTile(work, portable, illegal).tile), nameOf(tile), 'preferred, but illegal');
   });
 
   it('no shader has more bindings than a stock device', () => {

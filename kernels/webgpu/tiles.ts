@@ -69,13 +69,15 @@ export interface Tile extends Candidate {
   arena: number;
   /** workgroup memory in all */
   bytes: number;
-  /** float32 registers for what must stay: products and sums */
+  /** float32 registers for what must stay: products, sums, and what is known of rows */
   registers: number;
 }
 
 const candidates: Candidate[] = [
+  { LEFT: 128, RIGHT: 64, THREADS: 256, CHUNK: 8, SLICE: 8, QUADS: 1 },
   { LEFT: 64, RIGHT: 128, THREADS: 128, CHUNK: 8, SLICE: 8, QUADS: 2 },
   { LEFT: 64, RIGHT: 128, THREADS: 128, CHUNK: 16, SLICE: 8, QUADS: 2 },
+  { LEFT: 64, RIGHT: 64, THREADS: 256, CHUNK: 8, SLICE: 8, QUADS: 1 },
   { LEFT: 64, RIGHT: 64, THREADS: 128, CHUNK: 16, SLICE: 16, QUADS: 1 },
   { LEFT: 64, RIGHT: 64, THREADS: 128, CHUNK: 8, SLICE: 16, QUADS: 1 },
   { LEFT: 64, RIGHT: 64, THREADS: 128, CHUNK: 8, SLICE: 8, QUADS: 1 },
@@ -172,7 +174,8 @@ function layOut(candidate: Candidate, work: TileWork): Tile | string {
     roundUp16(4 * parts * LEFT) +
     16;
   const products = 4 * rows * QUADS * work.products.length;
-  const registers = products + sums.reduce((sum, { rows: r, columns }) => sum + 4 * r * columns, 0);
+  const ofRows = work.reducesRows ? 2 * rows : 0;
+  const registers = products + ofRows + sums.reduce((sum, { rows: r, columns }) => sum + 4 * r * columns, 0);
   const slices = { left, right };
   return {
     ...candidate,
