@@ -151,12 +151,9 @@ function blockStride({ rows, block, columns }: Slice): number {
  */
 export function stageSlice(slice: Slice, threads: number, column: string): string {
   const { at, form, rows, block, columns } = slice;
-  const place = `${at} + row % ${block}u * ${blockStride(slice)}u + row / ${block}u * ${sliceStride(columns)}u + c`;
-  return stage(rows * columns, threads, (element) => [
-    `let row = ${element} / ${columns}u;`,
-    `let c = ${element} % ${columns}u;`,
-    writeArena(form, place, column),
-  ]);
+  const [inBlock, ofBlock] = divided(threads / columns, block);
+  const place = `${at} + ${inBlock} * ${blockStride(slice)}u + ${ofBlock} * ${sliceStride(columns)}u + c`;
+  return stage(rows, columns, threads, writeArena(form, place, column));
 }
 
 /** Stages `rows` rows of `columns` vec4 columns, one behind the other. */
@@ -168,21 +165,36 @@ export function stageRows(
   threads: number,
   column: string,
 ): string {
-  return stage(rows * columns, threads, (element) => [
-    `let row = ${element} / ${columns}u;`,
-    `let c = ${element} % ${columns}u;`,
-    writeArena(form, `${at} + ${element}`, column),
-  ]);
+  return stage(rows, columns, threads, writeArena(form, `${at} + tid + round * ${threads}u`, column));
 }
 
-function stage(elements: number, threads: number, body: (element: string) => string[]): string {
-  const rounds = Math.ceil(elements / threads);
-  const statements = body('element').map((statement) => `  ${statement}`);
-  const isExact = rounds * threads === elements;
+/** WGSL for row % block and row / block, of which all but a constant is the same in each round where that is so. */
+function divided(step: number, block: number): [string, string] {
+  if (step % block !== 0) return [`row % ${block}u`, `row / ${block}u`];
+  return [`first_staged % ${block}u`, `(first_staged / ${block}u + round * ${step / block}u)`];
+}
+
+/**
+ * `statement` for each of rows · columns elements, `row` and `c` being its place. Where the threads take whole rows at
+ * a time, a thread keeps its column.
+ */
+function stage(rows: number, columns: number, threads: number, statement: string): string {
+  const rounds = Math.ceil((rows * columns) / threads);
+  const step = threads / columns;
+  const place = Number.isInteger(step)
+    ? [`let row = first_staged + round * ${step}u;`, `let c = tid % ${columns}u;`]
+    : [
+        `let row = (tid + round * ${threads}u) / ${columns}u;`,
+        `let c = (tid + round * ${threads}u) % ${columns}u;`,
+      ];
+  const isExact = rounds * threads === rows * columns;
   return lines([
-    `for (var round = 0u; round < ${rounds}u; round++) {`,
-    `  let element = tid + round * ${threads}u;`,
-    ...(isExact ? statements : [`  if (element < ${elements}u) {`, ...statements, '  }']),
+    '{',
+    ...(Number.isInteger(step) ? [`  let first_staged = tid / ${columns}u;`] : []),
+    `  for (var round = 0u; round < ${rounds}u; round++) {`,
+    ...place.map((line) => `    ${line}`),
+    isExact ? `    ${statement}` : `    if (row < ${rows}u) { ${statement} }`,
+    '  }',
     '}',
   ]);
 }
