@@ -2,9 +2,10 @@
  * One number out of all products of a left row, across the ROW_THREADS threads that hold them: by shuffles among lanes
  * that surely lie in one subgroup, and what is left of it through workgroup memory.
  *
- * WGSL does not say which threads make up a subgroup. In workgroups of one dimension all implementations we know of
- * take them in the order of local_invocation_index, and sizes of subgroups are powers of two: so threads n·2^k to
- * (n + 1)·2^k − 1 are together where a subgroup has at least 2^k lanes, and lane numbers differ by what theirs do.
+ * WGSL does not say which threads make up a subgroup. Vulkan does where a workgroup of one dimension is made of whole
+ * subgroups, and the others are known to do the same (gpuweb/gpuweb#4963): threads follow each other by
+ * local_invocation_index. Sizes of subgroups are powers of two, so threads n·2^k to (n + 1)·2^k − 1 are together where
+ * a subgroup has at least 2^k lanes, and their lanes differ as they do.
  */
 import type { Tile } from './tiles.js';
 import { constants, repeat } from './wgsl.js';
