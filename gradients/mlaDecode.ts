@@ -4,7 +4,7 @@ import { MLADecode, MLADecodeDkv, MLADecodeDq } from '../src/core/names.js';
 import type { MlaProblem } from '../src/core/problem.js';
 import { runDelta } from './delta.js';
 
-/** B1-B7 of README.md with cKv as key and value. */
+/** B1-B7 of README.md with cKv as key and value. A packed cache holds rounded numbers: it has no gradient. */
 export const mlaDecodeGradient: GradConfig = {
   kernelName: MLADecode,
   inputsToSave: ['qLatent', 'qRope', 'cKv', 'kRope', 'kvLengths'],
@@ -12,12 +12,15 @@ export const mlaDecodeGradient: GradConfig = {
   gradFunc: (dys, saved, attrs) => {
     const [qLatent, qRope, cKv, kRope, kvLengths, out, lse] = saved;
     const [dOut, dLse] = dys as Tensor[];
-    const delta = runDelta(out, dOut, dLse, attrs as unknown as MlaProblem);
+    const problem = attrs as unknown as MlaProblem;
+    const delta = runDelta(out, dOut, dLse, problem);
     const inputs = { qLatent, qRope, cKv, kRope, kvLengths, dOut, lse, delta };
     const run = (kernel: string): Tensor[] =>
       engine().runKernel(kernel, inputs, attrs) as unknown as Tensor[];
     const [dQLatent, dQRope] = run(MLADecodeDq);
+    const ofQueries = { qLatent: () => dQLatent, qRope: () => dQRope };
+    if (problem.cacheFormat !== 'float32') return ofQueries;
     const [dCkv, dKRope] = run(MLADecodeDkv);
-    return { qLatent: () => dQLatent, qRope: () => dQRope, cKv: () => dCkv, kRope: () => dKRope };
+    return { ...ofQueries, cKv: () => dCkv, kRope: () => dKRope };
   },
 };

@@ -19,6 +19,7 @@ export type { AttentionShapes, Call, DecodeShapes } from './ops/explain.js';
 export { warmup } from './ops/warmup.js';
 export { setDefaultPrecision } from './core/precision.js';
 export type { Precision } from './core/precision.js';
+export type { CacheFormat } from './core/cacheFormat.js';
 export type { Layout } from './core/layout.js';
 export type { Lengths } from './core/problem.js';
 export type { PassedOver, Plan } from './core/register.js';

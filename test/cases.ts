@@ -272,6 +272,7 @@ export const decodeCases: DecodeCase[] = [
   decode('largest row', { hq: 1, sq: 2, skv: 18, r: 576, rr: 128, softmaxScale: 0.05 }),
   decode('no rope', { b: 2, sq: 3, skv: 20, r: 40, rr: 0, softmaxScale: 0.2, ...dLse }, 'small'),
   decode('odd columns', { b: 2, sq: 5, skv: 7, r: 7, rr: 5, softmaxScale: 0.3, ...dLse }, 'small'),
+  decode('even columns', { ...bhsd, b: 2, sq: 3, skv: 9, r: 10, rr: 6, kvLengths: [9, 4] }, 'small'),
   decode('two tokens, sbhd', { ...sbhd, b: 2, sq: 2, skv: 50 }, 'small'),
   decode('four tokens, ragged', { b: 3, sq: 4, skv: 50, kvLengths: [50, 3, 17], ...dLse }, 'small'),
   decode('16 tokens, full', { ...bhsd, b: 2, sq: 16, skv: 21, causal: false }, 'small'),

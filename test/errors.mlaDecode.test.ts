@@ -17,6 +17,19 @@ function decode(
   );
 }
 
+/** The same with a packed cache. */
+function decodePacked(shapes: {
+  qLatent?: number[];
+  qRope?: number[];
+  cKv?: number[];
+  kRope?: number[];
+}): tf.Tensor {
+  const { qLatent = [2, 1, 3, 16], qRope = [2, 1, 3, 4], cKv = [2, 9, 8], kRope = [2, 9, 2] } = shapes;
+  return mlaDecode(ones(qLatent), ones(qRope), ones3(cKv, 'int32'), ones3(kRope, 'int32'), {
+    softmaxScale: 0.1,
+  });
+}
+
 testRefusals('errors of mlaDecode', {
   'mlaDecode: layout must be one of bshd, bhsd, sbhd, got thd': () =>
     decode({}, { softmaxScale: 0.1, layout: 'thd' }),
@@ -30,10 +43,28 @@ testRefusals('errors of mlaDecode', {
     mlaDecode(ones([2, 1, 3, 16]), ones([2, 1, 3, 4]), disposed(ones3([2, 9, 16])), ones3([2, 9, 4]), {
       softmaxScale: 1,
     }),
-  'mlaDecode: cKv must be float32, got int32': () =>
-    mlaDecode(ones([2, 1, 3, 16]), ones([2, 1, 3, 4]), ones3([2, 9, 16], 'int32'), ones3([2, 9, 4]), {
+  'mlaDecode: cKv must be float32, got bool': () =>
+    mlaDecode(ones([2, 1, 3, 16]), ones([2, 1, 3, 4]), ones3([2, 9, 16], 'bool'), ones3([2, 9, 4]), {
       softmaxScale: 1,
     }),
+  'mlaDecode: qRope must be float32, got int32': () =>
+    mlaDecode(ones([2, 1, 3, 16]), ones([2, 1, 3, 4], 'int32'), ones3([2, 9, 16]), ones3([2, 9, 4]), {
+      softmaxScale: 1,
+    }),
+  'mlaDecode: cKv and kRope must both be float32 or both int32 (packed float16), got int32 and float32': () =>
+    mlaDecode(ones([2, 1, 3, 16]), ones([2, 1, 3, 4]), ones3([2, 9, 8], 'int32'), ones3([2, 9, 4]), {
+      softmaxScale: 1,
+    }),
+  'mlaDecode: cKv and kRope must both be float32 or both int32 (packed float16), got float32 and int32': () =>
+    mlaDecode(ones([2, 1, 3, 16]), ones([2, 1, 3, 4]), ones3([2, 9, 16]), ones3([2, 9, 2], 'int32'), {
+      softmaxScale: 1,
+    }),
+  'mlaDecode: cKv must be [b=2, s, r/2=8] for packed float16, got [2, 9, 16]': () =>
+    decodePacked({ cKv: [2, 9, 16] }),
+  'mlaDecode: kRope must be [b=2, s=9, rr/2=2] for packed float16, got [2, 9, 4]': () =>
+    decodePacked({ kRope: [2, 9, 4] }),
+  "mlaDecode: r must be even for storage 'float16', got 15": () => decodePacked({ qLatent: [2, 1, 3, 15] }),
+  "mlaDecode: rr must be even for storage 'float16', got 3": () => decodePacked({ qRope: [2, 1, 3, 3] }),
   "mlaDecode: qRope must be [b=2, sq=1, hq=3, rr] for layout 'bshd', got [2, 1, 2, 4]": () =>
     decode({ qRope: [2, 1, 2, 4] }),
   'mlaDecode: cKv must be [b=2, s, r=16], got [2, 9, 15]': () => decode({ cKv: [2, 9, 15] }),

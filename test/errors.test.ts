@@ -1,17 +1,19 @@
 /** Messages of the other ops, of the cache, and of a backend without our kernels. */
 import * as tf from '@tensorflow/tfjs-core';
+import { currentPlanner } from '../src/core/register.js';
 import {
   LatentCache,
   dotProductAttention,
   explain,
   mergeStates,
   mlaAttention,
+  mlaDecode,
   setDefaultPrecision,
   warmup,
 } from '../src/index.js';
 import type { DotProductAttentionOptions, Layout } from '../src/index.js';
-import { availableDevices } from './support/devices.js';
-import { expectRejects, expectThrows } from './support/expect.js';
+import { availableDevices, onEachDevice } from './support/devices.js';
+import { expectEqual, expectRejects, expectThrows } from './support/expect.js';
 import { disposed, ones, ones3, testRefusals, untyped } from './support/refusals.js';
 import type { Refusals } from './support/refusals.js';
 
@@ -93,8 +95,54 @@ testRefusals('errors of LatentCache', {
   'LatentCache: latentRank must be a positive integer, got NaN': () =>
     new LatentCache({ ...config, latentRank: NaN }),
   'LatentCache: ropeDim must be an integer from 0, got -1': () => new LatentCache({ ...config, ropeDim: -1 }),
-  "LatentCache: required: storage 'int8', supported: 'float32'": () =>
-    new LatentCache({ ...config, storage: untyped('int8') }),
+  "LatentCache: latentRank must be even for storage 'float16', got 15": () =>
+    new LatentCache({ ...config, latentRank: 15, storage: 'float16' }),
+  "LatentCache: ropeDim must be even for storage 'float16', got 7": () =>
+    new LatentCache({ ...config, ropeDim: 7, storage: 'float16' }),
+});
+
+describe('errors of a storage that the backend does not have', () => {
+  const shapes = { qLatent: [2, 1, 3, 16], qRope: [2, 1, 3, 8], cKv: [2, 9, 8], kRope: [2, 9, 4] };
+  const packedCall = { ...shapes, cacheFormat: 'float16' as const };
+  const options = { softmaxScale: 1 };
+
+  onEachDevice(({ backend }) => {
+    const message = (fn: string, storage: string, supported: string): string =>
+      `${fn}: required: storage '${storage}', supported on backend '${backend}': ${supported}; missing: kernels for that format. storage 'float32' would work`;
+
+    it('that no backend has', () => {
+      const before = tf.memory().numTensors;
+      expectThrows(
+        () => new LatentCache({ ...config, storage: untyped('int8') }),
+        message('LatentCache', 'int8', "'float32', 'float16'"),
+      );
+      expectEqual(tf.memory().numTensors, before, 'tensors left');
+    });
+
+    it('that others have', async () => {
+      const planner = currentPlanner('test');
+      const { cacheFormats } = planner;
+      planner.cacheFormats = ['float32'];
+      const expected = (fn: string): string => message(fn, 'float16', "'float32'");
+      const before = tf.memory().numTensors;
+      try {
+        expectThrows(() => new LatentCache({ ...config, storage: 'float16' }), expected('LatentCache'));
+        expectThrows(() => explain('mlaDecode', packedCall, options), expected('explain'));
+        await expectRejects(
+          () => warmup([{ op: 'mlaDecode', shapes: packedCall, options }]),
+          expected('warmup'),
+        );
+        tf.tidy(() => {
+          const queries = [ones(shapes.qLatent), ones(shapes.qRope)] as const;
+          const cache = [ones3(shapes.cKv, 'int32'), ones3(shapes.kRope, 'int32')] as const;
+          expectThrows(() => mlaDecode(...queries, ...cache, options), expected('mlaDecode'));
+        });
+      } finally {
+        planner.cacheFormats = cacheFormats;
+      }
+      expectEqual(tf.memory().numTensors, before, 'tensors left');
+    });
+  });
 });
 
 const onFilled: Refusals = {

@@ -3,7 +3,7 @@ import * as tf from '@tensorflow/tfjs-core';
 import type { Case } from './cases.js';
 import { answersOf, runReference, signatures } from './support/answers.js';
 import type { ComparedKernel } from './support/answers.js';
-import { expectClose, halfForwardBounds, halfGradientBounds } from './support/compare.js';
+import { boundsOf, expectClose } from './support/compare.js';
 import { onEachDevice } from './support/devices.js';
 import { expectTrue } from './support/expect.js';
 import type { DataByName } from './support/inputs.js';
@@ -72,7 +72,7 @@ async function compareTrap({ set }: Trap): Promise<void> {
   for (const kernel of ofAttention) Object.assign(tensors, runReference(kernel, tensors, problem));
   for (const kernel of ofAttention) {
     if (kernel === 'MLADelta') continue;
-    const bounds = kernel === 'MLAAttention' ? halfForwardBounds : halfGradientBounds;
+    const bounds = boundsOf('float16')[kernel === 'MLAAttention' ? 'forward' : 'gradient'];
     await expectKernel(kernel, tensors, (name, got) => expectClose(name, got, tensors[name], bounds));
   }
 }

@@ -3,6 +3,7 @@ import * as tf from '@tensorflow/tfjs-core';
 import { input, layers, loadLayersModel, model } from '@tensorflow/tfjs-layers';
 import type { LayersModel, SymbolicTensor } from '@tensorflow/tfjs-layers';
 import { LatentCache } from '../src/index.js';
+import type { CacheFormat } from '../src/index.js';
 import {
   MultiHeadLatentAttention,
   RMSNorm,
@@ -15,7 +16,7 @@ import {
 } from '../src/layers.js';
 import type { MultiHeadLatentAttentionArgs } from '../src/layers.js';
 import '../src/webgpu.js';
-import { expectClose, forwardBounds, gradientBounds } from './support/compare.js';
+import { expectClose, forwardBounds, forwardFloat16Bounds, gradientBounds } from './support/compare.js';
 import { onEachDevice } from './support/devices.js';
 import { expectEqual, expectThrows, expectTrue } from './support/expect.js';
 import { allowSavedTensors, read } from './support/onDevice.js';
@@ -57,9 +58,14 @@ function randomInput(b: number, s: number): tf.Tensor3D {
   return tf.randomNormal([b, s, hidden], 0, 1, 'float32', 11);
 }
 
-function cacheFor(layer: MultiHeadLatentAttention, batch: number, capacity: number): LatentCache {
+function cacheFor(
+  layer: MultiHeadLatentAttention,
+  batch: number,
+  capacity: number,
+  storage?: CacheFormat,
+): LatentCache {
   const { kvLoraRank: latentRank, qkRopeHeadDim: ropeDim } = layer.config;
-  return new LatentCache({ batch, capacity, latentRank, ropeDim });
+  return new LatentCache({ batch, capacity, latentRank, ropeDim, storage });
 }
 
 describe('layers', () => {
@@ -98,6 +104,23 @@ describe('layers', () => {
           stepped.dispose();
           prefilled.dispose();
           tf.dispose([x, full, bySteps, byPrefill]);
+          layer.rope.dispose();
+        });
+      }
+
+      if (device.backend !== 'tensorflow') {
+        it('a packed cache gives nearly the same', async () => {
+          const layer = builtLayer();
+          const x = randomInput(2, 5);
+          const full = layer.call(x);
+          const cache = cacheFor(layer, 2, 5, 'float16');
+          const stepped = tf.tidy(() => {
+            const [first, rest] = tf.split<tf.Tensor3D>(x, [3, 2], 1);
+            return tf.concat([layer.prefill(first, cache), layer.step(rest, cache)], 1);
+          });
+          expectClose('prefill and step', await read(stepped), await read(full), forwardFloat16Bounds);
+          cache.dispose();
+          tf.dispose([x, full, stepped]);
           layer.rope.dispose();
         });
       }

@@ -243,6 +243,14 @@ describe('models', () => {
       model.dispose();
     });
 
+    it('generates over caches of half the bytes', async () => {
+      const model = new DeepseekModel(tiny, { seed: 5 });
+      const generation = generate(model, [1, 2, 3], { maxNewTokens: 5, cacheStorage: 'float16' });
+      const tokens = await tokensOf(generation);
+      expectEqual([tokens.length, generation.report.cacheBytes], [5, 2 * 8 * 2 * (6 + 2)]);
+      model.dispose();
+    });
+
     it('samples by temperature, top-k and seed', async () => {
       const model = new DeepseekModel(tiny, { seed: 5 });
       const sample = (options: object): Promise<number[]> =>

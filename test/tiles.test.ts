@@ -66,7 +66,14 @@ const names = [
   'wide',
 ];
 const cases = [...attentionCases.filter(({ name }) => names.includes(name)), ...decodeCases];
-const problems = cases.map((c) => ({ name: `${c.op} ${c.name}`, problem: problemOf(c) }));
+const plain = cases.map((c) => ({ name: `${c.op} ${c.name}`, problem: problemOf(c) }));
+/** Those of decode again, with a packed cache. */
+const packed = plain
+  .filter(({ problem: { op, dn, dr } }) => op === 'mlaDecode' && dn % 2 === 0 && dr % 2 === 0)
+  .map(({ name, problem }) => ({
+    name: `${name}, packed`,
+    problem: { ...problem, cacheFormat: 'float16' as const },
+  }));
 
 /** Workgroup memory as the shader declares it; each variable starts on 16 bytes. */
 function declaredBytes(wgsl: string): number {
@@ -86,6 +93,9 @@ function declaredBytes(wgsl: string): number {
 
 describe('tiles', () => {
   for (const { name, work, wgsl } of kernels) {
+    // a packed cache has no gradient
+    const problems = name === 'Dkv' ? plain : [...plain, ...packed];
+
     it(`${name}: the byte formula is what the shader declares`, () => {
       for (const { name: caseName, problem } of problems) {
         for (const lane of lanes) {
@@ -127,7 +137,7 @@ describe('tiles', () => {
   }
 
   it('says of each candidate why it was passed over, and throws when none fits', () => {
-    const [{ problem }] = problems;
+    const [{ problem }] = plain;
     const { tile, passedOver } = chooseTile(forwardWork(problem), portable);
     const reasons = passedOver.map(({ reason }) => reason);
     const isSaid = reasons.every((reason) => /bytes of workgroup memory|registers|cost|threads/.test(reason));
@@ -143,7 +153,7 @@ describe('tiles', () => {
   });
 
   it('takes the tile that is preferred, where it is legal', () => {
-    const work = forwardWork(problems[0].problem);
+    const work = forwardWork(plain[0].problem);
     const { tile, passedOver, candidates } = chooseTile(work, portable);
     expectEqual(candidates[0], nameOf(tile), 'cheapest');
     const last = candidates[candidates.length - 1];
@@ -153,10 +163,11 @@ describe('tiles', () => {
   });
 
   it('no shader has more bindings than a stock device', () => {
-    for (const { problem } of problems) {
+    for (const { problem } of [...plain, ...packed]) {
       const tiled = kernels.map(({ work, wgsl }) => wgsl(problem, allTiles(work(problem))[0]));
-      const packers = lanes.map((lane) => packShader(problem, allTiles(dqWork(problem, lane))[0]));
-      const others = [mergeShader(problem), ...packers, deltaShader(problem), sumShader, copyShader];
+      const packers = [false, true].map((hasScales) => packShader(problem, hasScales));
+      const copy = copyShader(problem.cacheFormat);
+      const others = [mergeShader(problem), ...packers, deltaShader(problem), sumShader, copy];
       for (const wgsl of [...tiled, ...others.map((shader) => shader.wgsl())]) {
         const storage = [...wgsl.matchAll(/var<storage/g)].length;
         expectTrue(storage <= stockBindings, `${storage} storage buffers`);

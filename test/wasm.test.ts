@@ -8,12 +8,13 @@ import * as binaries from '../kernels/wasm/binaries.js';
 import { kernelsFor } from '../kernels/wasm/compiled.js';
 import { memoryOf } from '../kernels/wasm/memory.js';
 import { blockBytes, problemBytes } from '../kernels/wasm/problemBlock.js';
-import { explain, mlaAttention } from '../src/index.js';
+import { LatentCache, explain, mlaAttention, mlaDecode } from '../src/index.js';
 import { DeepseekModel } from '../src/models.js';
 import '../src/wasm.js';
 import { compareWithReference, casesOf } from './support/kernelTest.js';
 import { signatures } from './support/answers.js';
 import type { ComparedKernel } from './support/answers.js';
+import { expectSameBits } from './support/compare.js';
 import './support/devices.js';
 import { expectEqual, expectThrows, expectTrue } from './support/expect.js';
 import { allowSavedTensors } from './support/onDevice.js';
@@ -167,6 +168,23 @@ describe('wasm', () => {
         });
       });
     }
+
+    it('copies a packed cache, with the same bits', async () => {
+      const cache = new LatentCache({
+        ...{ batch: 1, capacity: 9, latentRank: 10, ropeDim: 6 },
+        storage: 'float16',
+      });
+      const [cKv, kRope] = [tf.randomNormal<tf.Rank.R3>([1, 9, 10]), tf.randomNormal<tf.Rank.R3>([1, 9, 6])];
+      cache.append(cKv, kRope);
+      const [qLatent, qRope] = [tf.ones<tf.Rank.R4>([1, 2, 3, 10]), tf.ones<tf.Rank.R4>([1, 2, 3, 6])];
+      const decode = async (): Promise<tf.Tensor> =>
+        mlaDecode(qLatent, qRope, cache.cKv, cache.kRope, { softmaxScale: 0.3 });
+      const inPlace = await decode();
+      const copied = await withMembers({ asm: { ...moduleOf().asm, memory: undefined } }, decode);
+      expectSameBits('out', await copied.data(), await inPlace.data());
+      cache.dispose();
+      tf.dispose([cKv, kRope, qLatent, qRope, inPlace, copied]);
+    });
   });
 
   it('says so when the memory is full, and keeps nothing', () => {

@@ -29,7 +29,11 @@ const kernels: Kernels<MathBackendCPU> = {
 
 /** Registers the kernels for the 'cpu' backend; a second call does nothing. */
 export function registerCpuKernels(): void {
-  registerKernels(backendName, kernels, { plan, compile: () => Promise.resolve() });
+  registerKernels(backendName, kernels, {
+    cacheFormats: ['float32', 'float16'],
+    plan,
+    compile: () => Promise.resolve(),
+  });
 }
 
 function plan(kernel: KernelName, { precision }: MlaProblem): Plan {

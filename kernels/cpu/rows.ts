@@ -1,5 +1,6 @@
 import type { MathBackendCPU } from '@tensorflow/tfjs-backend-cpu';
 import type { TensorInfo } from '@tensorflow/tfjs-core';
+import { unpackFloat16 } from '../../src/core/float16.js';
 import type { Strides } from '../../src/core/layout.js';
 import { qRopeOffset } from '../../src/core/problem.js';
 import type { MlaProblem } from '../../src/core/problem.js';
@@ -39,22 +40,27 @@ export interface OperandInfos {
 }
 
 export function operandsOf(problem: MlaProblem, infos: OperandInfos, backend: MathBackendCPU): Operands {
-  const { b, sq, skv, strides, hasQLengths, hasKvLengths } = problem;
+  const { b, sq, skv, strides, hasQLengths, hasKvLengths, cacheFormat } = problem;
   const rows = (info: TensorInfo, rowStrides: Strides, offset = 0): Rows => ({
     values: floatsOf(backend, info),
     strides: rowStrides,
     offset,
   });
+  const cacheRows = (info: TensorInfo, rowStrides: Strides): Rows =>
+    cacheFormat === 'float32'
+      ? rows(info, rowStrides)
+      : { values: unpackFloat16(integersOf(backend, info)), strides: rowStrides, offset: 0 };
   const lengths = (info: TensorInfo | undefined, isGiven: boolean, size: number): number[] =>
     isGiven && info
       ? Array.from(integersOf(backend, info), (length) => clampLength(length, size))
       : Array.from({ length: b }, () => size);
+  const k = cacheRows(infos.k, strides.k);
   return {
     q: rows(infos.q, strides.q),
     qRope: rows(infos.qRope, strides.qRope, qRopeOffset(problem)),
-    k: rows(infos.k, strides.k),
-    kRope: rows(infos.kRope, strides.kRope),
-    v: rows(infos.v, strides.v),
+    k,
+    kRope: cacheRows(infos.kRope, strides.kRope),
+    v: infos.v === infos.k ? k : rows(infos.v, strides.v),
     qLengths: lengths(infos.qLengths, hasQLengths, sq),
     kvLengths: lengths(infos.kvLengths, hasKvLengths, skv),
   };

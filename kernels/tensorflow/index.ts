@@ -69,7 +69,11 @@ export function registerTensorflowKernels(): void {
     );
   }
   registerOps();
-  registerKernels(backendName, kernels, { plan, compile: () => Promise.resolve() });
+  registerKernels(backendName, kernels, {
+    cacheFormats: ['float32'],
+    plan,
+    compile: () => Promise.resolve(),
+  });
 }
 
 function attentionInputs({ q, k, v, kRope, qLengths, kvLengths }: AttentionInputs): TensorInfo[] {

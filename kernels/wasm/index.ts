@@ -34,7 +34,11 @@ const kernels: Kernels<BackendWasm> = {
 
 /** Registers the kernels for the 'wasm' backend; a second call does nothing. */
 export function registerWasmKernels(): void {
-  registerKernels(backendName, kernels, { plan, compile: () => Promise.resolve() });
+  registerKernels(backendName, kernels, {
+    cacheFormats: ['float32', 'float16'],
+    plan,
+    compile: () => Promise.resolve(),
+  });
 }
 
 /**

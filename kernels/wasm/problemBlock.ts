@@ -32,7 +32,7 @@ const tensorNames = [
 ] as const;
 
 /** Bytes of the numbers, which the compiled kernels must have the same. */
-export const problemBytes = 4 * (13 + numberNames.length);
+export const problemBytes = 4 * (14 + numberNames.length);
 
 export const blockBytes = problemBytes + 16 * tensorNames.length;
 
@@ -51,7 +51,7 @@ export function writeProblemBlock(
 }
 
 function numbersOf(problem: MlaProblem, addresses: Addresses): Field[] {
-  const { b, hq, hkv, sq, skv, dn, dr, dv, softmaxScale, op, causal } = problem;
+  const { b, hq, hkv, sq, skv, dn, dr, dv, softmaxScale, op, causal, cacheFormat } = problem;
   const { left, right } = reach(problem);
   return [
     ['i32', b],
@@ -64,6 +64,7 @@ function numbersOf(problem: MlaProblem, addresses: Addresses): Field[] {
     ['i32', dv],
     ['f32', softmaxScale],
     ['i32', op === 'mlaDecode' ? 1 : 0],
+    ['i32', cacheFormat === 'float16' ? 1 : 0],
     ['i32', left],
     ['i32', right],
     ['i32', causal === 'top-left' ? 1 : 0],
@@ -75,7 +76,15 @@ function rowsOf(name: TensorName, problem: MlaProblem, addresses: Addresses): Fi
   const { b, s, h } = stridesOf(name, problem);
   // q and its rope part may lie in one tensor
   const offset = name === 'qRope' || name === 'dQRope' ? qRopeOffset(problem) : 0;
-  return [(addresses[name] ?? 0) + 4 * offset, 4 * b, 4 * s, 4 * h].map((value): Field => ['i32', value]);
+  const bytes = isPacked(name, problem) ? 2 : 4;
+  return [(addresses[name] ?? 0) + bytes * offset, bytes * b, bytes * s, bytes * h].map((value): Field => [
+    'i32',
+    value,
+  ]);
+}
+
+function isPacked(name: TensorName, { cacheFormat }: MlaProblem): boolean {
+  return cacheFormat === 'float16' && (name === 'k' || name === 'kRope' || name === 'v');
 }
 
 function stridesOf(name: TensorName, { strides }: MlaProblem): Strides {

@@ -1,6 +1,7 @@
 /** The kernels: which tensors each reads and writes. */
 import type { BackendWasm } from '@tensorflow/tfjs-backend-wasm';
 import type { TensorInfo } from '@tensorflow/tfjs-core';
+import { packFloat16 } from '../../src/core/float16.js';
 import type {
   AttentionInputs,
   BackwardInputs,
@@ -90,20 +91,22 @@ export function runDecodeDkv(
   );
 }
 
-/** MLACacheAppend → nothing: the rows are copied within the backend's memory. */
+/** MLACacheAppend → nothing: the rows are copied, or packed, within the backend's memory. */
 export function runCacheAppend(
   { cKv, kRope, newCkv, newKRope, lengths }: CacheAppendInputs,
   backend: BackendWasm,
 ): TensorInfo[] {
   const counts = backend.typedArrayFromHeap(lengths);
   const append = (cache: TensorInfo, rows: TensorInfo): void => {
-    const [batch, capacity, columns] = cache.shape;
-    const n = rows.shape[1];
-    const from = backend.typedArrayFromHeap(rows);
+    const [batch, n, columns] = rows.shape;
+    const capacity = cache.shape[1];
+    const from = backend.typedArrayFromHeap(rows) as Float32Array;
     const to = backend.typedArrayFromHeap(cache);
     for (let b = 0; b < batch; b++) {
       const added = from.subarray(b * n * columns, (b * n + counts[batch + b]) * columns);
-      to.set(added, (b * capacity + counts[b]) * columns);
+      const at = (b * capacity + counts[b]) * columns;
+      if (to instanceof Int32Array) packFloat16(to, at, added);
+      else to.set(added, at);
     }
   };
   append(cKv, newCkv);

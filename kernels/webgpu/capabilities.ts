@@ -67,10 +67,18 @@ interface SubgroupInfo {
   subgroupMatrixConfigs?: MatrixConfig[];
 }
 
+/** What adapters told of their devices: Dawn leaves the matrices out of device.adapterInfo. */
+const told = new WeakMap<GPUDevice, SubgroupInfo>();
+
+/** Keeps what an adapter says of itself for the devices that come from it. */
+export function rememberAdapter(device: GPUDevice, info: object | undefined): void {
+  if (info) told.set(device, info);
+}
+
 export function capabilitiesOf(device: GPUDevice): Capabilities {
   const has = (feature: string): boolean => device.features.has(feature);
   // the installed WebGPU types are older than adapterInfo
-  const info = (device as { adapterInfo?: SubgroupInfo }).adapterInfo ?? {};
+  const info = told.get(device) ?? (device as { adapterInfo?: SubgroupInfo }).adapterInfo ?? {};
   const { subgroupMinSize: min, subgroupMaxSize: max, subgroupMatrixConfigs: configs = [] } = info;
   const isOffered = ({ m, n, k, operand }: MatrixShape): boolean =>
     configs.some(

@@ -13,20 +13,23 @@ import type { MlaProblem } from '../../src/core/problem.js';
 import {
   addWeighted,
   attentionHead,
+  declareStats,
   forSumRows,
   multiplyRows,
   placeProducts,
   placeSums,
   quadGroup,
   storeSums,
+  scaled,
   storeWeights,
+  unscaled,
 } from './attentionTile.js';
 import { portableLane } from './capabilities.js';
 import type { LaneConstants } from './capabilities.js';
 import { columnCounts, operandBindings, operandConstants } from './operands.js';
 import type { Binding, OperandConstants } from './operands.js';
 import { dOutColumn } from './mlaAttentionDq.js';
-import { readStats, scaled, unscaled } from './packStats.js';
+import { readStats } from './packStats.js';
 import { hasHalves } from './tiles.js';
 import type { SumShape, Tile, TileWork } from './tiles.js';
 import { declareBlock, repeat } from './wgsl.js';
@@ -72,7 +75,8 @@ export function mlaAttentionDkvWgsl(record: OperandConstants, tile: Tile): strin
   const stats = bindings.findIndex(({ name }) => name === 'stats');
   return `
 ${attentionHead(record, tile, bindings, ['stats'])}
-${readStats(stats, 'write', tile.RIGHT, tile)}
+${readStats(stats, 'write', hasHalves(tile))}
+${declareStats(tile, tile.RIGHT)}
 ${dOutColumn}
 ${!isDecode && record.DR > 0 ? ropeShare : ''}
 

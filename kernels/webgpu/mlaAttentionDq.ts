@@ -11,6 +11,7 @@ import type { MlaProblem } from '../../src/core/problem.js';
 import {
   addWeighted,
   attentionHead,
+  declareStats,
   forProducts,
   forSumRows,
   keysToWalk,
@@ -18,14 +19,17 @@ import {
   placeProducts,
   placeSums,
   storeSums,
+  scaled,
   storeWeights,
+  unscaled,
 } from './attentionTile.js';
 import { portableLane } from './capabilities.js';
 import type { LaneConstants } from './capabilities.js';
 import { columnCounts, operandBindings, operandConstants } from './operands.js';
 import type { Binding, OperandConstants } from './operands.js';
-import { readStats, scaled, unscaled } from './packStats.js';
+import { readStats } from './packStats.js';
 import { mostSplits } from './mergeSplits.js';
+import { hasHalves } from './tiles.js';
 import type { SumShape, Tile, TileWork } from './tiles.js';
 import { declareBlock } from './wgsl.js';
 
@@ -65,7 +69,8 @@ export function mlaAttentionDqWgsl(record: OperandConstants, tile: Tile): string
   const stats = bindings.findIndex(({ name }) => name === 'stats');
   return `
 ${attentionHead(record, tile, bindings, ['stats'])}
-${readStats(stats, 'read', tile.LEFT, tile)}
+${readStats(stats, 'read', hasHalves(tile))}
+${declareStats(tile, tile.LEFT)}
 ${dOutColumn}
 ${keysToWalk}
 

@@ -7,7 +7,6 @@
  */
 import type { MlaProblem } from '../../src/core/problem.js';
 import { constants, lengthsOf, readable, writable } from './wgsl.js';
-import type { Width } from './wgsl.js';
 
 /** What of the problem is compiled in. Lengths and strides are not. */
 export interface OperandConstants {
@@ -19,9 +18,11 @@ export interface OperandConstants {
   IS_VEC4: number;
   /** 1 for MLADecode: the rope part of q is a tensor of its own, and v is k */
   IS_DECODE: number;
+  /** 1 if k and its rope part are a cache of float16, two to a word */
+  IS_PACKED: number;
 }
 
-export function operandConstants({ op, hq, hkv, dn, dr, dv }: MlaProblem): OperandConstants {
+export function operandConstants({ op, cacheFormat, hq, hkv, dn, dr, dv }: MlaProblem): OperandConstants {
   return {
     GROUP: hkv === 0 ? 1 : Math.max(hq / hkv, 1),
     DN: dn,
@@ -29,6 +30,7 @@ export function operandConstants({ op, hq, hkv, dn, dr, dv }: MlaProblem): Opera
     DV: dv,
     IS_VEC4: [dn, dr, dv].every((columns) => columns % 4 === 0) ? 1 : 0,
     IS_DECODE: op === 'mlaDecode' ? 1 : 0,
+    IS_PACKED: cacheFormat === 'float16' ? 1 : 0,
   };
 }
 
@@ -44,7 +46,8 @@ export function columnCounts({ DN, DR, DV }: { DN: number; DR: number; DV: numbe
   return { DN4, DR4, QK4: DN4 + DR4, DV4: Math.ceil(DV / 4) };
 }
 
-export function widthOf({ IS_VEC4 }: OperandConstants): Width {
+/** Of all rows but those of a packed cache. */
+export function widthOf({ IS_VEC4 }: OperandConstants): 'vec4' | 'scalar' {
   return IS_VEC4 ? 'vec4' : 'scalar';
 }
 
@@ -52,24 +55,29 @@ export function widthOf({ IS_VEC4 }: OperandConstants): Width {
 export interface Binding {
   name: string;
   access: 'read' | 'write';
+  /** rows of float16, two to a word */
+  isPacked?: boolean;
 }
 
 /** The tensors that q, k and v are read from. */
-export function operandBindings({ DR, IS_DECODE }: OperandConstants): Binding[] {
+export function operandBindings({ DR, IS_DECODE, IS_PACKED }: OperandConstants): Binding[] {
   const names = ['q'];
   if (IS_DECODE && DR > 0) names.push('q_rope');
   names.push('k');
   if (!IS_DECODE) names.push('v');
   if (DR > 0) names.push('k_rope');
-  return names.map((name) => ({ name, access: 'read' }));
+  const isPacked = (name: string): boolean => IS_PACKED === 1 && (name === 'k' || name === 'k_rope');
+  return names.map((name) => ({ name, access: 'read', isPacked: isPacked(name) }));
 }
 
 /** Declares bindings that are read or written in vec4 columns. */
-export function declareRows(all: Binding[], names: string[], width: Width): string {
+export function declareRows(all: Binding[], names: string[], width: 'vec4' | 'scalar'): string {
   return names
     .map((name) => {
       const binding = all.findIndex((candidate) => candidate.name === name);
-      return all[binding].access === 'read' ? readable(name, binding, width) : writable(name, binding, width);
+      const { access, isPacked } = all[binding];
+      if (access === 'write') return writable(name, binding, width);
+      return readable(name, binding, isPacked ? 'halves' : width);
     })
     .join('\n');
 }
@@ -118,15 +126,11 @@ fn q_column(tile: Tile, m: u32, c: u32) -> vec4f {
 }`;
 }
 
-/** `k_column(tile, j, c)`, `v_column(tile, j, c)`: likewise, of keys and values. */
-export function keyColumns({ DR, IS_DECODE }: OperandConstants): string {
+/** `k_column(tile, j, c)`: likewise, of keys. */
+export function keyColumns({ DR }: OperandConstants): string {
   return `
 fn k_start(tile: Tile, j: u32) -> u32 {
   return tile.batch * u.k_b + j * u.k_s + tile.kv_head * u.k_h;
-}
-
-fn v_start(tile: Tile, j: u32) -> u32 {
-  return tile.batch * u.v_b + j * u.v_s + tile.kv_head * u.v_h;
 }
 
 fn k_rope_start(tile: Tile, j: u32) -> u32 {
@@ -137,11 +141,19 @@ fn k_column(tile: Tile, j: u32, c: u32) -> vec4f {
   if (j >= tile.kv_length || c >= QK4) { return vec4f(0.0); }
   ${DR > 0 ? `if (c >= DN4) { return k_rope_load(k_rope_start(tile, j), c - DN4, DR); }` : ''}
   return k_load(k_start(tile, j), c, DN);
+}`;
+}
+
+/** `v_column(tile, j, c)`: likewise, of values, which in MLADecode are the keys' first columns. */
+export function valueColumns({ IS_DECODE }: OperandConstants): string {
+  return `
+fn v_start(tile: Tile, j: u32) -> u32 {
+  return tile.batch * u.v_b + j * u.v_s + tile.kv_head * u.v_h;
 }
 
 fn v_column(tile: Tile, j: u32, c: u32) -> vec4f {
   if (j >= tile.kv_length || c >= DV4) { return vec4f(0.0); }
-  return ${IS_DECODE ? 'k_load(k_start(tile, j), c, DN)' : 'v_load(v_start(tile, j), c, DV)'};
+  return ${IS_DECODE ? 'k' : 'v'}_load(v_start(tile, j), c, DV);
 }`;
 }
 
@@ -153,7 +165,8 @@ export function operandSizes(record: OperandConstants): string {
 
 /** All of it: rows of queries, keys and values, and which key a row sees. */
 export function operandColumns(record: OperandConstants): string {
-  return [operandSizes(record), tileRows, queryColumns(record), keyColumns(record), visibility].join('\n');
+  const columns = [queryColumns(record), keyColumns(record), valueColumns(record)];
+  return [operandSizes(record), tileRows, ...columns, visibility].join('\n');
 }
 
 const ropeOfQInside = `

@@ -9,8 +9,6 @@
 import { declareLengths, declareRows } from './operands.js';
 import type { Binding } from './operands.js';
 import { problemUniforms } from './problemUniforms.js';
-import { hasHalves } from './tiles.js';
-import type { Tile } from './tiles.js';
 import type { MlaProblem } from '../../src/core/problem.js';
 import { constants } from './wgsl.js';
 
@@ -42,8 +40,8 @@ function rowSize(hasScales: boolean): number {
 }
 
 /** Numbers before what …Dkv leaves in the buffer. */
-export function statsSize({ b, hq, sq }: MlaProblem, tile: Tile): number {
-  return 2 * b + rowSize(hasHalves(tile)) * b * hq * sq;
+export function statsSize({ b, hq, sq }: MlaProblem, hasScales: boolean): number {
+  return 2 * b + rowSize(hasScales) * b * hq * sq;
 }
 
 export function packGroups({ b, hq, sq }: MlaProblem): number {
@@ -99,16 +97,11 @@ fn scale_of_row(start: u32) -> f32 {
 }`;
 }
 
-/**
- * For the shaders that read the buffer: lengths, and numbers of a row as `rows_stats` keeps them in workgroup memory.
- * `access` as it is bound there.
- */
-export function readStats(binding: number, access: 'read' | 'write', rows: number, tile: Tile): string {
-  const hasScales = hasHalves(tile);
-  const type = hasScales ? 'vec4f' : 'vec2f';
+/** For the shaders that read the buffer: lengths and numbers of a row. `access` as it is bound there. */
+export function readStats(binding: number, access: 'read' | 'write', hasScales = false): string {
+  const type = statsType(hasScales);
   return `
 ${constants({ ROW_STATS: rowSize(hasScales) })}
-var<workgroup> rows_stats: array<${type}, ${rows}>;
 @group(0) @binding(${binding}) var<storage, ${access === 'read' ? 'read' : 'read_write'}> stats: array<f32>;
 
 fn lengths_of(batch: u32) -> vec2u {
@@ -123,11 +116,7 @@ fn row_stats(tile: Tile, m: u32) -> ${type} {
 }`;
 }
 
-/** `column`, WGSL for a vec4f of dOut in row `row` of the tile, as halves can hold it; and a number as it was before. */
-export function scaled(tile: Tile, column: string, row: string): string {
-  return hasHalves(tile) ? `${column} * rows_stats[${row}].z` : column;
-}
-
-export function unscaled(tile: Tile, value: string, inverse: string): string {
-  return hasHalves(tile) ? `(${value} * ${inverse})` : value;
+/** What row_stats() returns. */
+export function statsType(hasScales: boolean): string {
+  return hasScales ? 'vec4f' : 'vec2f';
 }

@@ -1,13 +1,15 @@
 /** How each kernel would run on a device: the record that explain() shows and the dispatch uses. */
 import type { WebGPUBackend } from '@tensorflow/tfjs-backend-webgpu';
 import { backend as currentBackend } from '@tensorflow/tfjs-core';
+import type { CacheFormat } from '../../src/core/cacheFormat.js';
 import { fail } from '../../src/core/errors.js';
 import * as names from '../../src/core/names.js';
 import type { KernelName } from '../../src/core/names.js';
 import type { MlaProblem } from '../../src/core/problem.js';
-import type { Plan, Planner } from '../../src/core/register.js';
+import type { PassedOver, Plan, Planner } from '../../src/core/register.js';
 import { capabilitiesOf, laneConstants, lanesFor } from './capabilities.js';
 import type { Capabilities, Lane, LaneConstants } from './capabilities.js';
+import { planMatrixDkv, planMatrixDq, planMatrixForward, whyNoMatrices } from './matrix/plans.js';
 import { mergeBindings, mergeSplitsWgsl } from './mergeSplits.js';
 import { forwardBindings, forwardConstants, forwardWork, mlaAttentionWgsl } from './mlaAttention.js';
 import { dkvBindings, dkvWork, mlaAttentionDkvWgsl } from './mlaAttentionDkv.js';
@@ -19,53 +21,97 @@ import { operandConstants } from './operands.js';
 import type { Binding } from './operands.js';
 import { packBindings, packStatsWgsl } from './packStats.js';
 import { compile } from './pipeline.js';
-import type { Shader } from './pipeline.js';
+import { named } from './namedShader.js';
+import type { NamedShader } from './namedShader.js';
+import type { Cut } from './problemUniforms.js';
 import { sumBindings, sumPartsWgsl } from './sumParts.js';
-import { chooseTile, hasHalves, splitsOf } from './tiles.js';
-import type { Choice, Tile, TileWork } from './tiles.js';
+import { chooseTile, hasHalves, splitsOf, tilesOf } from './tiles.js';
+import type { Tile, TileWork } from './tiles.js';
 
 export const backendName = 'webgpu';
 
-/** A shader with the names of its bindings. */
-export interface NamedShader extends Shader {
-  bindings: Binding[];
+export type Grid = [number, number, number];
+
+/** One kernel on one device. */
+export interface KernelPlan {
+  lane: Lane;
+  /** the tile by its constants, as explain() shows it */
+  tile: Record<string, number>;
+  cut: Cut;
+  grid: Grid;
+  passedOver: PassedOver[];
+  main: NamedShader;
+  /** whether rows of statistics have a scale for dOut; lane T2 only */
+  hasScales?: boolean;
+  /** what runs before it, and how many numbers each binding has that it fills; lane T3 only */
+  before: { shader: NamedShader; grid: Grid }[];
+  scratch: Record<string, number>;
 }
 
-/** One kernel on one device, in the first of its lanes that is legal there. */
-export interface KernelPlan extends Choice {
-  lane: Lane;
-  /** parts of the walk over keys, each a workgroup of its own */
-  splits: number;
-  main: NamedShader;
+/** The first lane that can run a problem, and why the others do not. */
+function firstLane(
+  kernel: KernelName,
+  problem: MlaProblem,
+  device: Capabilities,
+  plan: (lane: Lane) => KernelPlan | string,
+): KernelPlan {
+  const { lanes, passedOver } = lanesFor(problem.precision, device);
+  for (const [index, lane] of lanes.entries()) {
+    const known = plan(lane);
+    if (typeof known !== 'string') {
+      const later = lanes.slice(index + 1).map((candidate) => ({ candidate, reason: `${lane} goes first` }));
+      return { ...known, passedOver: [...passedOver, ...later, ...known.passedOver] };
+    }
+    passedOver.push({ candidate: lane, reason: known });
+  }
+  fail(kernel, passedOver.map(({ candidate, reason }) => `${candidate}: ${reason}`).join('; '));
 }
 
 export function planForward(kernel: KernelName, problem: MlaProblem, device: Capabilities): KernelPlan {
   const record = forwardConstants(problem);
-  return planTiles(kernel, problem, device, {
+  const tiles = {
     record,
     bindings: forwardBindings(record),
-    work: (lane) => forwardWork(problem, lane),
-    wgsl: (tile) => mlaAttentionWgsl(record, tile),
-  });
+    work: (lane: LaneConstants) => forwardWork(problem, lane),
+    wgsl: (tile: Tile) => mlaAttentionWgsl(record, tile),
+  };
+  return firstLane(kernel, problem, device, (lane) =>
+    lane === 'T3'
+      ? (whyNoMatrices(problem) ?? planMatrixForward(kernel, problem, device))
+      : planTiles(kernel, problem, device, lane, tiles),
+  );
 }
 
 export function planDq(kernel: KernelName, problem: MlaProblem, device: Capabilities): KernelPlan {
   const record = operandConstants(problem);
-  return planTiles(kernel, problem, device, {
+  const tiles = {
     record,
     bindings: dqBindings(record),
-    work: (lane) => dqWork(problem, lane),
-    wgsl: (tile) => mlaAttentionDqWgsl(record, tile),
-  });
+    work: (lane: LaneConstants) => dqWork(problem, lane),
+    wgsl: (tile: Tile) => mlaAttentionDqWgsl(record, tile),
+  };
+  return firstLane(kernel, problem, device, (lane) =>
+    lane === 'T3'
+      ? (whyNoMatrices(problem) ?? planMatrixDq(kernel, problem, device))
+      : planTiles(kernel, problem, device, lane, tiles),
+  );
 }
 
 export function planDkv(kernel: KernelName, problem: MlaProblem, device: Capabilities): KernelPlan {
   const record = operandConstants(problem);
-  return planTiles(kernel, problem, device, {
+  const tiles = {
     record,
     bindings: dkvBindings(record),
-    work: (lane) => dkvWork(problem, lane),
-    wgsl: (tile) => mlaAttentionDkvWgsl(record, tile),
+    work: (lane: LaneConstants) => dkvWork(problem, lane),
+    wgsl: (tile: Tile) => mlaAttentionDkvWgsl(record, tile),
+  };
+  return firstLane(kernel, problem, device, (lane) => {
+    if (lane === 'T3') return whyNoMatrices(problem) ?? planMatrixDkv(kernel, problem, device);
+    const plan = planTiles(kernel, problem, device, lane, tiles);
+    if (typeof plan === 'string') return plan;
+    // its tiles are of keys
+    const keyTiles = Math.ceil(problem.skv / plan.tile.LEFT);
+    return { ...plan, cut: { tiles: keyTiles, splits: 1 }, grid: [keyTiles, problem.hkv, problem.b] };
   });
 }
 
@@ -77,47 +123,35 @@ interface TileKernel {
   wgsl: (tile: Tile) => string;
 }
 
+/** How a kernel runs in one of the lanes of tiles, or why it does not. */
 function planTiles(
   kernel: KernelName,
   problem: MlaProblem,
   device: Capabilities,
-  tileKernel: TileKernel,
-): KernelPlan {
-  const { lanes, passedOver } = lanesFor(problem.precision, device);
-  for (const [index, lane] of lanes.entries()) {
-    const plan = lane === 'T3' ? 'not written yet' : planInLane(kernel, lane, device, tileKernel);
-    if (typeof plan === 'string') {
-      passedOver.push({ candidate: lane, reason: plan });
-      continue;
-    }
-    const slower = lanes.slice(index + 1).map((candidate) => ({ candidate, reason: `${lane} goes first` }));
-    return { ...plan, passedOver: [...passedOver, ...slower, ...plan.passedOver] };
-  }
-  fail(kernel, passedOver.map(({ candidate, reason }) => `${candidate}: ${reason}`).join('; '));
-}
-
-/** Or why the lane does not run. */
-function planInLane(
-  kernel: KernelName,
-  lane: 'T1' | 'T1s' | 'T2',
-  device: Capabilities,
+  lane: Exclude<Lane, 'T3'>,
   { record, bindings, work: workIn, wgsl }: TileKernel,
 ): KernelPlan | string {
   const work = workIn(laneConstants(lane, device));
   if (lane === 'T1s' && !work.reducesRows) return 'no rows to reduce: T1 is the same';
   try {
-    const choice = chooseTile(work, device.limits);
-    const { tile } = choice;
-    const main = tileShader(kernel, record, tile, bindings, () => wgsl(tile));
-    return { ...choice, lane, splits: splitsOf(tile, work), main };
+    const { tile, passedOver } = chooseTile(work, device.limits);
+    const { LEFT, RIGHT, THREADS, CHUNK, SLICE, QUADS, bytes, registers } = tile;
+    const splits = splitsOf(tile, work);
+    const tiles = tilesOf(problem, LEFT);
+    return {
+      lane,
+      tile: { LEFT, RIGHT, THREADS, CHUNK, SLICE, QUADS, bytes, registers },
+      cut: { tiles, splits },
+      grid: [tiles, problem.hkv, problem.b * splits],
+      passedOver,
+      main: tileShader(kernel, record, tile, bindings, () => wgsl(tile)),
+      hasScales: hasHalves(tile),
+      before: [],
+      scratch: {},
+    };
   } catch (error) {
     return error instanceof Error ? error.message : String(error);
   }
-}
-
-/** Tiles of packed rows a key/value head has. */
-export function tilesOf({ sq, hq, hkv }: MlaProblem, { LEFT }: Tile): number {
-  return hkv === 0 ? 0 : Math.ceil((sq * (hq / hkv)) / LEFT);
 }
 
 function tileShader(
@@ -133,31 +167,25 @@ function tileShader(
   return named(kernel, key, bindings, wgsl);
 }
 
-function named(name: string, record: object, bindings: Binding[], wgsl: () => string): NamedShader {
-  return {
-    cacheKey: `${name} ${JSON.stringify(record)}`,
-    bindings,
-    access: bindings.map(({ access }) => access),
-    wgsl,
-  };
-}
-
 export function mergeShader({ dv }: MlaProblem): NamedShader {
   const record = { DV: dv };
   return named('mergeSplits', record, mergeBindings, () => mergeSplitsWgsl(record));
 }
 
-/** What goes before the backward in a tile. */
-export function packShader(problem: MlaProblem, tile: Tile): NamedShader {
+/** What goes before the backward. */
+export function packShader(problem: MlaProblem, hasScales: boolean): NamedShader {
   const { GROUP, HAS_Q_LENGTHS, HAS_KV_LENGTHS } = forwardConstants(problem);
-  const scales = hasHalves(tile) ? { DV: problem.dv, IS_VEC4: problem.dv % 4 === 0 ? 1 : 0 } : undefined;
+  const scales = hasScales ? { DV: problem.dv, IS_VEC4: problem.dv % 4 === 0 ? 1 : 0 } : undefined;
   const record = { GROUP, HAS_Q_LENGTHS, HAS_KV_LENGTHS, scales };
   return named('packStats', record, packBindings(record), () => packStatsWgsl(record));
 }
 
 export const sumShader: NamedShader = named('sumParts', {}, sumBindings, sumPartsWgsl);
 
-export const copyShader: NamedShader = named(names.MLACacheAppend, {}, copyBindings, mlaCacheAppendWgsl);
+export function copyShader(format: CacheFormat): NamedShader {
+  const record = { IS_PACKED: format === 'float16' ? 1 : 0 };
+  return named(names.MLACacheAppend, record, copyBindings, () => mlaCacheAppendWgsl(record));
+}
 
 export function deltaShader({ dv, returnLse }: MlaProblem): NamedShader {
   const record: DeltaConstants = { DV: dv, IS_VEC4: dv % 4 === 0 ? 1 : 0, HAS_D_LSE: returnLse ? 1 : 0 };
@@ -166,30 +194,15 @@ export function deltaShader({ dv, returnLse }: MlaProblem): NamedShader {
 
 /** Every shader that a kernel dispatches, its own first. */
 function shadersOf(kernel: KernelName, problem: MlaProblem, device: Capabilities): NamedShader[] {
-  switch (kernel) {
-    case names.MLAAttention:
-    case names.MLADecode: {
-      const { main, splits } = planForward(kernel, problem, device);
-      return splits > 1 ? [main, mergeShader(problem)] : [main];
-    }
-    case names.MLAAttentionDq:
-    case names.MLADecodeDq: {
-      const plan = planDq(kernel, problem, device);
-      const { main, splits } = plan;
-      return splits > 1
-        ? [main, packShader(problem, plan.tile), sumShader]
-        : [main, packShader(problem, plan.tile)];
-    }
-    case names.MLAAttentionDkv:
-    case names.MLADecodeDkv: {
-      const plan = planDkv(kernel, problem, device);
-      return [plan.main, packShader(problem, plan.tile), sumShader];
-    }
-    case names.MLADelta:
-      return [deltaShader(problem)];
-    case names.MLACacheAppend:
-      return [copyShader];
+  const plan = kernelPlan(kernel, problem, device);
+  if (!plan) return [kernel === names.MLADelta ? deltaShader(problem) : copyShader(problem.cacheFormat)];
+  const shaders = [plan.main, ...plan.before.map(({ shader }) => shader)];
+  if (kernel === names.MLAAttention || kernel === names.MLADecode) {
+    return plan.cut.splits > 1 ? [...shaders, mergeShader(problem)] : shaders;
   }
+  const isDkv = kernel === names.MLAAttentionDkv || kernel === names.MLADecodeDkv;
+  shaders.push(packShader(problem, plan.hasScales ?? false));
+  return isDkv || plan.cut.splits > 1 ? [...shaders, sumShader] : shaders;
 }
 
 function kernelPlan(kernel: KernelName, problem: MlaProblem, device: Capabilities): KernelPlan | undefined {
@@ -219,23 +232,21 @@ export function checkDevicePrecision(kernel: KernelName, { precision }: MlaProbl
 }
 
 export const planner: Planner = {
+  cacheFormats: ['float32', 'float16'],
   plan(kernel: KernelName, problem: MlaProblem): Plan {
     checkDevicePrecision(kernel, problem);
     const device = capabilitiesOf(deviceOf());
     const known = kernelPlan(kernel, problem, device);
     const [main] = shadersOf(kernel, problem, device);
-    const passedOver = [...(known?.passedOver ?? [])];
-    if (!known && problem.precision !== 'float32') {
-      passedOver.push({ candidate: 'float16', reason: 'no products of matrices: computed in float32' });
-    }
+    const lane = known?.lane ?? 'T1';
     return {
       kernel,
       backend: backendName,
-      lane: known?.lane ?? 'T1',
-      computePrecision: known && hasHalves(known.tile) ? 'float16' : 'float32',
-      tile: known ? shownOf(known) : {},
+      lane,
+      computePrecision: lane === 'T2' || lane === 'T3' ? 'float16' : 'float32',
+      tile: known ? { ...known.tile, splits: known.cut.splits } : {},
       cacheKey: main.cacheKey,
-      passedOver,
+      passedOver: known?.passedOver ?? [],
     };
   },
   async compile({ kernel }: Plan, problem: MlaProblem): Promise<void> {
@@ -245,11 +256,6 @@ export const planner: Planner = {
     );
   },
 };
-
-function shownOf({ tile, splits }: KernelPlan): Record<string, number> {
-  const { LEFT, RIGHT, THREADS, CHUNK, SLICE, QUADS, bytes, registers } = tile;
-  return { LEFT, RIGHT, THREADS, CHUNK, SLICE, QUADS, bytes, registers, splits };
-}
 
 function deviceOf(): GPUDevice {
   return (currentBackend() as WebGPUBackend).device;

@@ -8,7 +8,17 @@ export interface Cut {
   tiles: number;
   /** parts into which the walk over keys is split; their results are merged by a second dispatch */
   splits: number;
+  /** where each region of packed halves begins, in units of eight; lane T3 only */
+  regions?: Partial<Record<Region, number>>;
 }
+
+/** The operands that lane T3 keeps as halves. */
+export type Region = 'q' | 'k' | 'k_rope' | 'v' | 'd_out';
+
+const at =
+  (region: Region) =>
+  (_problem: MlaProblem, { regions }: Cut): number =>
+    regions?.[region] ?? 0;
 
 type Field = [name: string, type: 'u32' | 'i32' | 'f32', value: (problem: MlaProblem, cut: Cut) => number];
 
@@ -43,6 +53,11 @@ const fields: Field[] = [
   ['minus_infinity', 'f32', () => -Infinity],
   ['tiles', 'u32', (_problem, { tiles }) => tiles],
   ['splits', 'u32', (_problem, { splits }) => splits],
+  ['q_at', 'u32', at('q')],
+  ['k_at', 'u32', at('k')],
+  ['k_rope_at', 'u32', at('k_rope')],
+  ['v_at', 'u32', at('v')],
+  ['d_out_at', 'u32', at('d_out')],
 ];
 
 /** The struct as WGSL, bound as `u`. */

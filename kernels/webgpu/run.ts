@@ -29,16 +29,14 @@ import {
   planDq,
   planForward,
   sumShader,
-  tilesOf,
 } from './plans.js';
-import type { KernelPlan, NamedShader } from './plans.js';
-import type { Tile } from './tiles.js';
+import type { NamedShader } from './namedShader.js';
+import type { Grid, KernelPlan } from './plans.js';
 import { packUniforms } from './problemUniforms.js';
 import { flatGrid, sumGrid, sumUniforms } from './sumParts.js';
 import type { Parts } from './sumParts.js';
 
 type Tensors = Record<string, TensorInfo>;
-type Grid = [number, number, number];
 
 function run(
   backend: WebGPUBackend,
@@ -101,26 +99,43 @@ export function runForward(
   backend: WebGPUBackend,
 ): TensorInfo[] {
   checkDevicePrecision(kernel, problem);
-  const { b, hq, hkv, sq, dv, layout } = problem;
-  const { tile, splits, main } = planForward(kernel, problem, capabilitiesOf(backend.device));
+  const { b, hq, sq, dv, layout } = problem;
+  const plan = planForward(kernel, problem, capabilitiesOf(backend.device));
   const out = makeOutput(backend, shapeOf({ b, s: sq, h: hq, d: dv }, layout));
   const lse = makeOutput(backend, [b, hq, sq]);
   const rows = b * hq * sq;
   if (rows * dv === 0) return [out, lse];
 
-  const tensors = operandTensors(inputs);
-  const uniforms = packUniforms(problem, { tiles: tilesOf(problem, tile), splits });
-  const grid: Grid = [tilesOf(problem, tile), hkv, b * splits];
-  if (splits === 1) {
-    run(backend, main, { ...tensors, out, lse }, uniforms, grid);
-    return [out, lse];
-  }
-  withScratch(backend, [splits * rows * dv, splits * rows], (outParts, lseParts) => {
-    run(backend, main, { ...tensors, out: outParts, lse: lseParts }, uniforms, grid);
-    const parts = { out_parts: outParts, lse_parts: lseParts, out, lse };
-    run(backend, mergeShader(problem), parts, uniforms, mergeGrid(rows, dv));
+  const { main, cut, grid } = plan;
+  const uniforms = packUniforms(problem, cut);
+  withOperands(backend, plan, operandTensors(inputs), uniforms, (tensors) => {
+    if (cut.splits === 1) {
+      run(backend, main, { ...tensors, out, lse }, uniforms, grid);
+      return;
+    }
+    withScratch(backend, [cut.splits * rows * dv, cut.splits * rows], (outParts, lseParts) => {
+      run(backend, main, { ...tensors, out: outParts, lse: lseParts }, uniforms, grid);
+      const parts = { out_parts: outParts, lse_parts: lseParts, out, lse };
+      run(backend, mergeShader(problem), parts, uniforms, mergeGrid(rows, dv));
+    });
   });
   return [out, lse];
+}
+
+/** Adds to the tensors what runs before the plan's main shader. */
+function withOperands(
+  backend: WebGPUBackend,
+  { before, scratch }: KernelPlan,
+  tensors: Tensors,
+  uniforms: ArrayBuffer,
+  use: (tensors: Tensors) => void,
+): void {
+  const names = Object.keys(scratch);
+  withScratch(backend, Object.values(scratch), (...filled) => {
+    const all = { ...tensors, ...Object.fromEntries(names.map((name, index) => [name, filled[index]])) };
+    for (const { shader, grid } of before) run(backend, shader, all, uniforms, grid);
+    use(all);
+  });
 }
 
 /** MLADelta → delta. */
@@ -137,17 +152,22 @@ export function runDelta(
   return delta;
 }
 
-function pack(
+/** The inputs of a backward kernel with lse, delta and lengths in one buffer, and `room` numbers behind them. */
+function withStats(
   backend: WebGPUBackend,
   problem: MlaProblem,
-  tile: Tile,
+  { hasScales = false }: KernelPlan,
   inputs: (AttentionInputs | DecodeInputs) & BackwardInputs,
-  stats: TensorInfo,
+  room: number,
+  use: (tensors: Tensors) => void,
 ): void {
-  const { lse, delta, dOut } = inputs;
-  const tensors = { ...operandTensors(inputs), lse, delta, d_out: dOut, stats };
-  const uniforms = packUniforms(problem, { tiles: 0, splits: 1 });
-  run(backend, packShader(problem, tile), tensors, uniforms, flatGrid(packGroups(problem)));
+  withScratch(backend, [statsSize(problem, hasScales) + room], (stats) => {
+    const { lse, delta, dOut } = inputs;
+    const tensors = { ...operandTensors(inputs), lse, delta, d_out: dOut, stats };
+    const uniforms = packUniforms(problem, { tiles: 0, splits: 1 });
+    run(backend, packShader(problem, hasScales), tensors, uniforms, flatGrid(packGroups(problem)));
+    use(tensors);
+  });
 }
 
 function sumParts(backend: WebGPUBackend, parts: TensorInfo, out: TensorInfo, which: Parts): void {
@@ -161,8 +181,9 @@ export function runDq(
   inputs: (AttentionInputs | DecodeInputs) & BackwardInputs,
   backend: WebGPUBackend,
 ): TensorInfo[] {
-  const { b, hkv } = problem;
-  const { tile, splits, main } = planDq(kernel, problem, capabilitiesOf(backend.device));
+  const plan = planDq(kernel, problem, capabilitiesOf(backend.device));
+  const { main, cut, grid } = plan;
+  const { splits } = cut;
   const targets: Tensors =
     'qLatent' in inputs ? { d_q: inputs.qLatent, d_q_rope: inputs.qRope } : { d_q: inputs.q };
   const outputs = Object.entries(targets).map(([name, { shape }]) => ({
@@ -173,27 +194,26 @@ export function runDq(
   const results = outputs.map(({ info }) => info);
   if (outputs[0].size === 0) return results;
 
-  const tensors = { ...operandTensors(inputs), d_out: inputs.dOut };
-  const uniforms = packUniforms(problem, { tiles: tilesOf(problem, tile), splits });
-  const grid: Grid = [tilesOf(problem, tile), hkv, b * splits];
-  withScratch(backend, [statsSize(problem, tile)], (stats) => {
-    pack(backend, problem, tile, inputs, stats);
-    if (splits === 1) {
-      const written = Object.fromEntries(outputs.map(({ name, info }) => [name, info]));
-      run(backend, main, { ...tensors, stats, ...written }, uniforms, grid);
-      return;
-    }
-    withScratch(
-      backend,
-      outputs.map(({ size }) => size * splits),
-      (...parts) => {
-        const written = Object.fromEntries(outputs.map(({ name }, index) => [name, parts[index]]));
-        run(backend, main, { ...tensors, stats, ...written }, uniforms, grid);
-        outputs.forEach(({ info, size }, index) => {
-          if (size > 0) sumParts(backend, parts[index], info, { start: 0, size, parts: splits });
-        });
-      },
-    );
+  const uniforms = packUniforms(problem, cut);
+  withStats(backend, problem, plan, inputs, 0, (given) => {
+    withOperands(backend, plan, given, uniforms, (tensors) => {
+      if (splits === 1) {
+        const written = Object.fromEntries(outputs.map(({ name, info }) => [name, info]));
+        run(backend, main, { ...tensors, ...written }, uniforms, grid);
+        return;
+      }
+      withScratch(
+        backend,
+        outputs.map(({ size }) => size * splits),
+        (...parts) => {
+          const written = Object.fromEntries(outputs.map(({ name }, index) => [name, parts[index]]));
+          run(backend, main, { ...tensors, ...written }, uniforms, grid);
+          outputs.forEach(({ info, size }, index) => {
+            if (size > 0) sumParts(backend, parts[index], info, { start: 0, size, parts: splits });
+          });
+        },
+      );
+    });
   });
   return results;
 }
@@ -209,13 +229,22 @@ export function runAttentionDkv(
   const dK = makeOutput(backend, inputs.k.shape);
   const dV = makeOutput(backend, inputs.v.shape);
   const dKRope = makeOutput(backend, inputs.kRope.shape);
-  const share = b * skv * dr;
   const plan = planDkv(kernel, problem, capabilitiesOf(backend.device));
-  const start = statsSize(problem, plan.tile);
-  withScratch(backend, [start + hkv * share], (stats) => {
-    pack(backend, problem, plan.tile, inputs, stats);
-    walkKeys(plan, problem, inputs, backend, { stats, d_k: dK, d_v: dV });
-    if (share > 0) sumParts(backend, stats, dKRope, { start, size: share, parts: hkv });
+  const { main, cut, grid } = plan;
+  const uniforms = packUniforms(problem, cut);
+  const share = b * skv * dr;
+  // a stock device has no binding left for the heads' shares of dKRope: there they go behind the statistics
+  const isBehind = plan.lane !== 'T3';
+  withStats(backend, problem, plan, inputs, isBehind ? hkv * share : 0, (given) => {
+    withOperands(backend, plan, given, uniforms, (tensors) => {
+      withScratch(backend, isBehind || share === 0 ? [] : [hkv * share], (apart) => {
+        run(backend, main, { ...tensors, d_k: dK, d_v: dV, d_k_rope_shares: apart }, uniforms, grid);
+        const start = isBehind ? statsSize(problem, plan.hasScales ?? false) : 0;
+        if (share > 0) {
+          sumParts(backend, isBehind ? tensors.stats : apart, dKRope, { start, size: share, parts: hkv });
+        }
+      });
+    });
   });
   return [dK, dV, dKRope];
 }
@@ -230,24 +259,11 @@ export function runDecodeDkv(
   const dCkv = makeOutput(backend, inputs.cKv.shape);
   const dKRope = makeOutput(backend, inputs.kRope.shape);
   const plan = planDkv(kernel, problem, capabilitiesOf(backend.device));
-  withScratch(backend, [statsSize(problem, plan.tile)], (stats) => {
-    pack(backend, problem, plan.tile, inputs, stats);
-    walkKeys(plan, problem, inputs, backend, { stats, d_k: dCkv, d_k_rope: dKRope });
+  const { main, cut, grid } = plan;
+  withStats(backend, problem, plan, inputs, 0, (tensors) => {
+    run(backend, main, { ...tensors, d_k: dCkv, d_k_rope: dKRope }, packUniforms(problem, cut), grid);
   });
   return [dCkv, dKRope];
-}
-
-function walkKeys(
-  { tile, main }: KernelPlan,
-  problem: MlaProblem,
-  inputs: (AttentionInputs | DecodeInputs) & BackwardInputs,
-  backend: WebGPUBackend,
-  written: Tensors,
-): void {
-  const { b, hkv, skv } = problem;
-  const tiles = Math.ceil(skv / tile.LEFT);
-  const tensors = { ...operandTensors(inputs), d_out: inputs.dOut, ...written };
-  run(backend, main, tensors, packUniforms(problem, { tiles, splits: 1 }), [tiles, hkv, b]);
 }
 
 /** MLACacheAppend → nothing. */
@@ -257,9 +273,11 @@ export function runCacheAppend(inputs: CacheAppendInputs, backend: WebGPUBackend
     [cKv, newCkv],
     [kRope, newKRope],
   ]) {
-    const [batch, n, columns] = rows.shape;
-    const uniforms = copyUniforms(batch, n, columns, cache.shape[1]);
-    run(backend, copyShader, { rows, lengths, cache }, uniforms, flatGrid(copyGroups(batch * n * columns)));
+    const [batch, n] = rows.shape;
+    const [, capacity, columns] = cache.shape;
+    const shader = copyShader(cache.dtype === 'int32' ? 'float16' : 'float32');
+    const uniforms = copyUniforms(batch, n, columns, capacity);
+    run(backend, shader, { rows, lengths, cache }, uniforms, flatGrid(copyGroups(batch * n * columns)));
   }
   return [];
 }

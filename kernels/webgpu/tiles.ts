@@ -4,6 +4,7 @@
  * A workgroup owns LEFT rows of one operand (queries, or keys in …Dkv) and walks over the other one, RIGHT rows at a
  * time. Each thread holds a block of the products of rows with rows, and a block of the sums over columns.
  */
+import type { MlaProblem } from '../../src/core/problem.js';
 import type { PassedOver } from '../../src/core/register.js';
 import type { DeviceLimits, LaneConstants } from './capabilities.js';
 import { arenaElement, elementsOf, sliceStride } from './wgsl.js';
@@ -267,6 +268,11 @@ export function splitsOf(candidate: Candidate, work: TileWork): number {
   if (4 * groups > multiprocessors) return 1;
   const wanted = Math.ceil((2 * multiprocessors) / groups);
   return Math.max(1, Math.min(wanted, Math.floor(work.right / 64), work.mostSplits));
+}
+
+/** Tiles of packed rows a key/value head has. */
+export function tilesOf({ sq, hq, hkv }: MlaProblem, left: number): number {
+  return hkv === 0 ? 0 : Math.ceil((sq * (hq / hkv)) / left);
 }
 
 function roundUp16(bytes: number): number {

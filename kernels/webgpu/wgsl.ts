@@ -63,8 +63,11 @@ export function writeArena(form: Form, at: string, value: string): string {
   }
 }
 
-/** How a storage buffer is read: in vec4 when every row starts and ends on one, else number by number. */
-export type Width = 'vec4' | 'scalar';
+/**
+ * How a storage buffer is read: in vec4 when every row starts and ends on one, else number by number. 'halves' are
+ * float16, two to a word, in rows of whole words: they are read only.
+ */
+export type Width = 'vec4' | 'scalar' | 'halves';
 
 /**
  * A tensor that is read in vec4 columns: `NAME_load(start, c, columns)` is column c of the row that begins at element
@@ -76,6 +79,15 @@ export function readable(name: string, binding: number, width: Width): string {
 @group(0) @binding(${binding}) var<storage, read> ${name}: array<vec4f>;
 fn ${name}_load(start: u32, c: u32, columns: u32) -> vec4f {
   return ${name}[(start >> 2u) + c];
+}`;
+  }
+  if (width === 'halves') {
+    return `
+@group(0) @binding(${binding}) var<storage, read> ${name}: array<u32>;
+fn ${name}_load(start: u32, c: u32, columns: u32) -> vec4f {
+  let at = (start >> 1u) + 2u * c;
+  let second = select(0u, ${name}[at + 1u], columns > 4u * c + 2u);
+  return vec4f(unpack2x16float(${name}[at]), unpack2x16float(second));
 }`;
   }
   return `
@@ -92,7 +104,7 @@ fn ${name}_load(start: u32, c: u32, columns: u32) -> vec4f {
 }
 
 /** A tensor that is written in vec4 columns: `NAME_store(start, c, columns, value)`, the inverse of `NAME_load`. */
-export function writable(name: string, binding: number, width: Width): string {
+export function writable(name: string, binding: number, width: Exclude<Width, 'halves'>): string {
   if (width === 'vec4') {
     return `
 @group(0) @binding(${binding}) var<storage, read_write> ${name}: array<vec4f>;

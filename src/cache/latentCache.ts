@@ -1,8 +1,11 @@
 import { engine, fill, keep, tensor2d, tidy } from '@tensorflow/tfjs-core';
 import type { Rank, Tensor3D } from '@tensorflow/tfjs-core';
+import { cacheColumns, cacheDtype } from '../core/cacheFormat.js';
+import type { CacheFormat } from '../core/cacheFormat.js';
 import { fail, shapeText } from '../core/errors.js';
+import { sizeOf } from '../core/layout.js';
 import { MLACacheAppend } from '../core/names.js';
-import { requireKernel } from '../core/register.js';
+import { requireCacheFormat } from '../core/register.js';
 
 export interface LatentCacheConfig {
   batch: number;
@@ -12,8 +15,11 @@ export interface LatentCacheConfig {
   latentRank: number;
   /** Columns of the shared rope part (qk_rope_head_dim); may be 0. */
   ropeDim: number;
-  /** How the rows are kept. Default 'float32', the only format so far. */
-  storage?: 'float32';
+  /**
+   * How the rows are kept. Default 'float32'. 'float16' takes half the memory: numbers are rounded to the nearest
+   * float16 while they are written, those beyond ±65504 to ±65504. latentRank and ropeDim must be even then.
+   */
+  storage?: CacheFormat;
 }
 
 /**
@@ -27,13 +33,16 @@ export class LatentCache {
   readonly capacity: number;
   readonly latentRank: number;
   readonly ropeDim: number;
-  readonly storage: 'float32';
+  readonly storage: CacheFormat;
 
   private readonly latents: Tensor3D;
   private readonly ropes: Tensor3D;
   private rows: number[];
 
-  /** Allocates the buffers on the current backend. Throws on sizes that are no positive integers. */
+  /**
+   * Allocates the buffers on the current backend. Throws on sizes that are no positive integers, or odd ones for
+   * 'float16', and if the backend's kernels do not know the storage.
+   */
   constructor({ batch, capacity, latentRank, ropeDim, storage = 'float32' }: LatentCacheConfig) {
     for (const [name, value] of Object.entries({ batch, capacity, latentRank })) {
       if (!Number.isInteger(value) || value < 1) {
@@ -43,11 +52,9 @@ export class LatentCache {
     if (!Number.isInteger(ropeDim) || ropeDim < 0) {
       fail('LatentCache', `ropeDim must be an integer from 0, got ${String(ropeDim)}`);
     }
-    // callers without types may ask for a format of a later version
-    if ((storage as string) !== 'float32') {
-      fail('LatentCache', `required: storage '${String(storage)}', supported: 'float32'`);
-    }
-    requireKernel('LatentCache', MLACacheAppend);
+    requireCacheFormat('LatentCache', storage);
+    const columns = cacheColumns('LatentCache', 'latentRank', latentRank, storage);
+    const ropeColumns = cacheColumns('LatentCache', 'ropeDim', ropeDim, storage);
     this.batch = batch;
     this.capacity = capacity;
     this.latentRank = latentRank;
@@ -55,8 +62,10 @@ export class LatentCache {
     this.storage = storage;
     this.rows = new Array<number>(batch).fill(0);
     // fill and not zeros: it runs on the backend, and no copy of the whole cache is uploaded
-    this.latents = keep(tidy(() => fill<Rank.R3>([batch, capacity, latentRank], 0)));
-    this.ropes = keep(tidy(() => fill<Rank.R3>([batch, capacity, ropeDim], 0)));
+    const allocate = (width: number): Tensor3D =>
+      keep(tidy(() => fill<Rank.R3>([batch, capacity, width], 0, cacheDtype(storage))));
+    this.latents = allocate(columns);
+    this.ropes = allocate(ropeColumns);
   }
 
   /** Rows held, per batch entry: what mlaDecode wants as kvLengths. */
@@ -64,13 +73,17 @@ export class LatentCache {
     return [...this.rows];
   }
 
-  /** [batch, capacity, latentRank]; rows past the lengths are undefined. Owned by the cache: do not dispose. */
+  /**
+   * What mlaDecode reads: [batch, capacity, latentRank], in 'float16' packed words of two numbers that no other op can
+   * read, int32 [batch, capacity, latentRank / 2]. Rows past the lengths are undefined. Owned by the cache: do not
+   * dispose.
+   */
   get cKv(): Tensor3D {
     this.checkAlive();
     return this.latents;
   }
 
-  /** [batch, capacity, ropeDim], likewise. */
+  /** [batch, capacity, ropeDim], or half as many columns, likewise. */
   get kRope(): Tensor3D {
     this.checkAlive();
     return this.ropes;
@@ -78,7 +91,7 @@ export class LatentCache {
 
   /** Size of the buffers. */
   get bytes(): number {
-    return 4 * this.batch * this.capacity * (this.latentRank + this.ropeDim);
+    return 4 * (sizeOf(this.latents.shape) + sizeOf(this.ropes.shape));
   }
 
   /**

@@ -16,6 +16,7 @@ export interface AttentionInputs {
 export interface DecodeInputs {
   qLatent: TensorInfo;
   qRope: TensorInfo;
+  /** float32, or packed as the problem's cacheFormat says, like kRope */
   cKv: TensorInfo;
   kRope: TensorInfo;
   /** optional, int32 [b] */
@@ -37,6 +38,7 @@ export interface DeltaInputs {
 }
 
 export interface CacheAppendInputs {
+  /** float32, or int32: packed float16, like kRope; the new rows are float32 and are packed while they are written */
   cKv: TensorInfo;
   kRope: TensorInfo;
   newCkv: TensorInfo;

@@ -1,3 +1,5 @@
+import { cacheColumns, cacheDtype } from './cacheFormat.js';
+import type { CacheFormat } from './cacheFormat.js';
 import { checkPrecision, getDefaultPrecision } from './precision.js';
 import type { Precision } from './precision.js';
 import { fail, shapeText } from './errors.js';
@@ -21,6 +23,8 @@ export type MlaProblem = {
   op: 'mlaAttention' | 'mlaDecode';
   layout: Layout;
   precision: Precision;
+  /** of k, kRope and v, which are a cache in MLADecode; 'float32' in MLAAttention */
+  cacheFormat: CacheFormat;
   /** batch, query heads, key/value heads, rows and keys */
   b: number;
   hq: number;
@@ -39,7 +43,7 @@ export type MlaProblem = {
   hasKvLengths: boolean;
   /** true when the caller holds lse, so that its gradient can flow */
   returnLse: boolean;
-  /** element strides of each tensor's rows */
+  /** strides of each tensor's rows in numbers, whatever the cache holds them in */
   strides: {
     q: Strides;
     qRope: Strides;
@@ -155,6 +159,7 @@ export function attentionProblem(
   return {
     op: 'mlaAttention',
     layout,
+    cacheFormat: 'float32',
     b,
     hq,
     hkv,
@@ -196,7 +201,8 @@ export function decodeProblem(
   checkRank(fn, 'qRope', qRope, axes('b', 'sq', 'hq', 'rr'), 4, layout);
   checkRank(fn, 'cKv', cKv, '[b, s, r]', 3);
   checkRank(fn, 'kRope', kRope, '[b, s, rr]', 3);
-  for (const [name, tensor] of Object.entries(inputs)) checkFloat32(fn, name, tensor);
+  for (const [name, tensor] of Object.entries({ qLatent, qRope })) checkFloat32(fn, name, tensor);
+  const cacheFormat = checkCacheFormat(fn, cKv, kRope);
 
   const { b, s: sq, h: hq, d: r } = dimsOf(qLatent.shape, layout);
   const ropeDims = dimsOf(qRope.shape, layout);
@@ -208,11 +214,17 @@ export function decodeProblem(
       `qRope must be ${axes(`b=${b}`, `sq=${sq}`, `hq=${hq}`, 'rr')} for layout '${layout}', got ${shapeText(qRope.shape)}`,
     );
   }
-  if (cKv.shape[0] !== b || cKv.shape[2] !== r) {
-    fail(fn, `cKv must be [b=${b}, s, r=${r}], got ${shapeText(cKv.shape)}`);
+  const columns = cacheColumns(fn, 'r', r, cacheFormat);
+  const ropeColumns = cacheColumns(fn, 'rr', rr, cacheFormat);
+  const [perWord, packed] = cacheFormat === 'float16' ? ['/2', ' for packed float16'] : ['', ''];
+  if (cKv.shape[0] !== b || cKv.shape[2] !== columns) {
+    fail(fn, `cKv must be [b=${b}, s, r${perWord}=${columns}]${packed}, got ${shapeText(cKv.shape)}`);
   }
-  if (kRope.shape[0] !== b || kRope.shape[1] !== skv || kRope.shape[2] !== rr) {
-    fail(fn, `kRope must be [b=${b}, s=${skv}, rr=${rr}], got ${shapeText(kRope.shape)}`);
+  if (kRope.shape[0] !== b || kRope.shape[1] !== skv || kRope.shape[2] !== ropeColumns) {
+    fail(
+      fn,
+      `kRope must be [b=${b}, s=${skv}, rr${perWord}=${ropeColumns}]${packed}, got ${shapeText(kRope.shape)}`,
+    );
   }
   checkRange(fn, 'r', r, 1, maxLatentRank);
   checkRange(fn, 'rr', rr, 0, maxRopeDim);
@@ -227,6 +239,7 @@ export function decodeProblem(
   return {
     op: 'mlaDecode',
     layout,
+    cacheFormat,
     b,
     hq,
     hkv: 1,
@@ -299,6 +312,20 @@ function checkRank(
 
 function checkFloat32(fn: string, name: string, tensor: Described | undefined): void {
   if (tensor && tensor.dtype !== 'float32') fail(fn, `${name} must be float32, got ${tensor.dtype}`);
+}
+
+/** A cache is known by its label; both of its tensors have the same. */
+function checkCacheFormat(fn: string, cKv: Described, kRope: Described): CacheFormat {
+  const packed = cacheDtype('float16');
+  if (cKv.dtype === packed && kRope.dtype === packed) return 'float16';
+  if (cKv.dtype === packed || kRope.dtype === packed) {
+    fail(
+      fn,
+      `cKv and kRope must both be float32 or both int32 (packed float16), got ${cKv.dtype} and ${kRope.dtype}`,
+    );
+  }
+  for (const [name, tensor] of Object.entries({ cKv, kRope })) checkFloat32(fn, name, tensor);
+  return 'float32';
 }
 
 function checkRange(fn: string, name: string, value: number, least: number, most: number): void {

@@ -1,5 +1,6 @@
 import { getBackend, getKernel, registerKernel } from '@tensorflow/tfjs-core';
 import type { KernelBackend, TensorInfo } from '@tensorflow/tfjs-core';
+import type { CacheFormat } from './cacheFormat.js';
 import { fail } from './errors.js';
 import type { KernelInputs } from './kernelInputs.js';
 import { kernelNames } from './names.js';
@@ -29,6 +30,8 @@ export interface Plan {
 
 /** What a backend offers beside its kernels. */
 export interface Planner {
+  /** The formats of a LatentCache that the kernels read and write. */
+  cacheFormats: readonly CacheFormat[];
   plan(kernel: KernelName, problem: MlaProblem): Plan;
   /** Compiles what the plan needs, without running it; rejects with the compiler's message and line. */
   compile(plan: Plan, problem: MlaProblem): Promise<void>;
@@ -73,6 +76,17 @@ export function currentPlanner(fn: string): Planner {
 /** Throws a clear error when the current backend lacks a kernel of ours. */
 export function requireKernel(fn: string, kernel: KernelName): void {
   if (!getKernel(kernel, getBackend())) failMissing(fn);
+}
+
+/** Throws a clear error when the current backend lacks our kernels, or those do not know a cache's format. */
+export function requireCacheFormat(fn: string, format: CacheFormat): void {
+  const { cacheFormats } = currentPlanner(fn);
+  if (cacheFormats.includes(format)) return;
+  const supported = cacheFormats.map((name) => `'${name}'`).join(', ');
+  fail(
+    fn,
+    `required: storage '${format}', supported on backend '${getBackend()}': ${supported}; missing: kernels for that format. storage 'float32' would work`,
+  );
 }
 
 function failMissing(fn: string): never {

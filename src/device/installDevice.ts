@@ -1,5 +1,6 @@
 import { findBackendFactory, registerBackend, removeBackend, setBackend } from '@tensorflow/tfjs-core';
 import type { backend_util } from '@tensorflow/tfjs-core';
+import { rememberAdapter } from '../../kernels/webgpu/capabilities.js';
 import { settled, throwFailure } from '../../kernels/webgpu/pipeline.js';
 import { fail } from '../core/errors.js';
 
@@ -67,6 +68,7 @@ export async function installDevice({ device, gpu }: InstallDeviceOptions = {}):
     });
   }
   const ownDevice = ready as GPUDevice;
+  rememberAdapter(ownDevice, info);
   const stock = findBackendFactory('webgpu');
   if (stock !== undefined) removeBackend('webgpu');
   registerBackend('webgpu', () => new OwnDeviceBackend(ownDevice, info), 3);

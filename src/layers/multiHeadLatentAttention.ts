@@ -5,6 +5,7 @@ import type { LayerVariable, Shape } from '@tensorflow/tfjs-layers';
 import type { LatentCache } from '../cache/latentCache.js';
 import { fail, shapeText } from '../core/errors.js';
 import { mlaAttention } from '../ops/mlaAttention.js';
+import type { MlaAttentionOptions } from '../ops/mlaAttention.js';
 import { mlaDecode } from '../ops/mlaDecode.js';
 import { weightShapes, withDefaults } from './attentionConfig.js';
 import type { MultiHeadLatentAttentionConfig } from './attentionConfig.js';
@@ -26,6 +27,14 @@ export interface AttentionCall {
   mask?: Tensor | Tensor[] | null;
   rope?: RopeTables;
 }
+
+/** mlaAttention, or what gives the same result. */
+export type FullForm = (
+  q: Tensor4D,
+  k: Tensor4D,
+  v: Tensor4D,
+  options?: MlaAttentionOptions & { returnLse?: false },
+) => Tensor4D;
 
 /** What a token leaves in a cache: [b, s, kvLoraRank] and [b, s, qkRopeHeadDim]. */
 interface Latents {
@@ -67,6 +76,8 @@ export class MultiHeadLatentAttention extends layers.Layer {
   readonly softmaxScale: number;
   /** By name: see weightShapes. */
   readonly parts = new Map<string, LayerVariable>();
+  /** The full form's op. Not part of the config: the benchmarks put composed tfjs ops in its place. */
+  fullForm: FullForm = mlaAttention;
 
   constructor(args: MultiHeadLatentAttentionArgs) {
     super(args);
@@ -180,7 +191,7 @@ export class MultiHeadLatentAttention extends layers.Layer {
     const q = joinColumns(queries.nope, queries.rope) as Tensor4D;
     const k = linear(cKv, this.weight('kv_b_proj_key'), [b, s, h, qkNopeHeadDim]) as Tensor4D;
     const v = linear(cKv, this.weight('kv_b_proj_value'), [b, s, h, dv]) as Tensor4D;
-    const out = mlaAttention(q, k, v, {
+    const out = this.fullForm(q, k, v, {
       kRope,
       causal: 'bottom-right',
       softmaxScale: this.softmaxScale,

@@ -1,6 +1,7 @@
 import { concat, dispose, randomNormal, reshape, slice, tidy, variable, zeros } from '@tensorflow/tfjs-core';
 import type { Tensor, Tensor2D, Tensor3D, Variable } from '@tensorflow/tfjs-core';
 import { LatentCache } from '../cache/latentCache.js';
+import type { CacheFormat } from '../core/cacheFormat.js';
 import { fail, shapeText } from '../core/errors.js';
 import { TokenEmbedding } from '../layers/embedding.js';
 import { linear } from '../layers/linear.js';
@@ -95,9 +96,9 @@ export class DeepseekModel {
   }
 
   /** An empty cache for each layer. They are the caller's to dispose. */
-  createCaches(batch: number, capacity: number): LatentCache[] {
+  createCaches(batch: number, capacity: number, storage?: CacheFormat): LatentCache[] {
     const { kvLoraRank: latentRank, qkRopeHeadDim: ropeDim } = this.config;
-    return this.layers.map(() => new LatentCache({ batch, capacity, latentRank, ropeDim }));
+    return this.layers.map(() => new LatentCache({ batch, capacity, latentRank, ropeDim, storage }));
   }
 
   /**

@@ -1,6 +1,7 @@
 import { tensor2d, tidy } from '@tensorflow/tfjs-core';
 import type { Tensor } from '@tensorflow/tfjs-core';
 import type { LatentCache } from '../cache/latentCache.js';
+import type { CacheFormat } from '../core/cacheFormat.js';
 import { fail } from '../core/errors.js';
 import type { DeepseekModel } from './deepseek.js';
 import { createSampler } from './sampling.js';
@@ -10,6 +11,8 @@ export interface GenerateOptions extends SamplingOptions {
   maxNewTokens: number;
   /** Ends the text; it is yielded too. Default: config.json's eos_token_id. */
   endTokens?: readonly number[];
+  /** How the layers' latent caches keep their rows: LatentCache's storage. Default 'float32'. */
+  cacheStorage?: CacheFormat;
   /** A stop button: generation ends before the next token. */
   signal?: AbortSignal;
 }
@@ -67,11 +70,11 @@ async function* run(
   model: DeepseekModel,
   prompt: readonly number[],
   capacity: number,
-  { maxNewTokens, endTokens = endTokensOf(model), signal }: GenerateOptions,
+  { maxNewTokens, endTokens = endTokensOf(model), cacheStorage, signal }: GenerateOptions,
   sample: (logits: Float32Array) => number,
   report: GenerateReport,
 ): AsyncGenerator<number, void> {
-  const caches = model.createCaches(1, capacity);
+  const caches = model.createCaches(1, capacity, cacheStorage);
   report.cacheBytes = caches.reduce((sum, { bytes }) => sum + bytes, 0);
   try {
     let input: readonly number[] = prompt;

@@ -1,4 +1,5 @@
 import { fail, shapeText } from '../core/errors.js';
+import { float16Value } from '../core/float16.js';
 
 /*
  * The safetensors format (https://github.com/huggingface/safetensors, "Format"): eight bytes with the header's size,
@@ -96,14 +97,6 @@ export function float32Values({ dtype, bytes }: StoredTensor): Float32Array {
     case 'U8':
       return Float32Array.from(new Uint8Array(buffer));
   }
-}
-
-function float16Value(bits: number): number {
-  const sign = bits & 0x8000 ? -1 : 1;
-  const exponent = (bits >> 10) & 0x1f;
-  const fraction = bits & 0x3ff;
-  if (exponent === 0x1f) return fraction ? NaN : sign * Infinity;
-  return exponent === 0 ? sign * fraction * 2 ** -24 : sign * (1 + fraction / 1024) * 2 ** (exponent - 15);
 }
 
 function readHeader(

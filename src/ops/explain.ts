@@ -1,9 +1,11 @@
-import { kernelNames, MLAAttention, MLADecode, MLADelta } from '../core/names.js';
+import { cacheDtype } from '../core/cacheFormat.js';
+import type { CacheFormat } from '../core/cacheFormat.js';
+import { kernelNames, MLAAttention, MLADecode, MLADecodeDkv, MLADelta } from '../core/names.js';
 import type { KernelName } from '../core/names.js';
 import { fail } from '../core/errors.js';
 import { attentionProblem, decodeProblem } from '../core/problem.js';
 import type { AttentionOptions, DecodeOptions, Described, MlaProblem } from '../core/problem.js';
-import { currentPlanner } from '../core/register.js';
+import { currentPlanner, requireCacheFormat } from '../core/register.js';
 import type { Plan } from '../core/register.js';
 
 /** The shapes of a call of mlaAttention; kRope too is given as a shape. */
@@ -20,6 +22,8 @@ export interface DecodeShapes {
   qRope: number[];
   cKv: number[];
   kRope: number[];
+  /** Default 'float32'. 'float16': a packed cache, whose tensors have half as many columns. */
+  cacheFormat?: CacheFormat;
 }
 
 /** A call described by its shapes. */
@@ -27,10 +31,11 @@ export type Call =
   | { op: 'mlaAttention'; shapes: AttentionShapes; options?: Omit<AttentionOptions, 'kRope'> }
   | { op: 'mlaDecode'; shapes: DecodeShapes; options: DecodeOptions };
 
-/** The kernels of a call's op: the forward first, then its gradient's. */
-export function kernelsOf(op: Call['op']): KernelName[] {
+/** The kernels of a call: the forward first, then its gradients'. A packed cache has no gradient. */
+export function kernelsOf({ op, cacheFormat }: MlaProblem): KernelName[] {
   const forward = op === 'mlaDecode' ? MLADecode : MLAAttention;
-  return kernelNames.filter((name) => name.startsWith(forward) || name === MLADelta);
+  const isRun = (name: KernelName): boolean => cacheFormat === 'float32' || name !== MLADecodeDkv;
+  return kernelNames.filter((name) => (name.startsWith(forward) && isRun(name)) || name === MLADelta);
 }
 
 /**
@@ -58,15 +63,16 @@ export function explain(
   kernel: KernelName = op === 'mlaDecode' ? MLADecode : MLAAttention,
 ): Plan {
   const problem = problemOf('explain', { op, shapes, options } as Call);
-  if (!kernelsOf(op).includes(kernel)) {
-    fail('explain', `kernel must be one of ${kernelsOf(op).join(', ')} for ${op}, got ${kernel}`);
+  const kernels = kernelsOf(problem);
+  if (!kernels.includes(kernel)) {
+    fail('explain', `kernel must be one of ${kernels.join(', ')} for ${op}, got ${kernel}`);
   }
   return currentPlanner('explain').plan(kernel, problem);
 }
 
 /** The problem record of a described call. */
 export function problemOf(fn: string, call: Call): MlaProblem {
-  const described = (shape: number[]): Described => ({ shape, dtype: 'float32' });
+  const described = (shape: number[], dtype = 'float32'): Described => ({ shape, dtype });
   switch (call.op) {
     case 'mlaAttention': {
       const { q, k, v, kRope } = call.shapes;
@@ -74,12 +80,13 @@ export function problemOf(fn: string, call: Call): MlaProblem {
       return attentionProblem(fn, { q: described(q), k: described(k), v: described(v) }, options);
     }
     case 'mlaDecode': {
-      const { qLatent, qRope, cKv, kRope } = call.shapes;
+      const { qLatent, qRope, cKv, kRope, cacheFormat = 'float32' } = call.shapes;
+      requireCacheFormat(fn, cacheFormat);
       const inputs = {
         qLatent: described(qLatent),
         qRope: described(qRope),
-        cKv: described(cKv),
-        kRope: described(kRope),
+        cKv: described(cKv, cacheDtype(cacheFormat)),
+        kRope: described(kRope, cacheDtype(cacheFormat)),
       };
       return decodeProblem(fn, inputs, call.options);
     }

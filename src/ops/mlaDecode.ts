@@ -3,7 +3,7 @@ import type { Tensor1D, Tensor3D, Tensor4D, TensorLike } from '@tensorflow/tfjs-
 import { MLADecode } from '../core/names.js';
 import { decodeProblem } from '../core/problem.js';
 import type { DecodeOptions } from '../core/problem.js';
-import { requireKernel } from '../core/register.js';
+import { requireCacheFormat } from '../core/register.js';
 import { lengthsTensor, toTensor } from '../core/tensors.js';
 import type { AttentionState } from './mlaAttention.js';
 
@@ -27,7 +27,7 @@ function mlaDecode_(
     kRope: toTensor<Tensor3D>(kRope),
   };
   const problem = decodeProblem(fn, inputs, options);
-  requireKernel(fn, MLADecode);
+  requireCacheFormat(fn, problem.cacheFormat);
 
   const [out, lse] = engine().runKernel(
     MLADecode,
@@ -66,9 +66,10 @@ export interface MlaDecode {
  * read one cache row. With `returnLse` → {out, lse [b, hq, sq]}, and the gradient of lse flows too.
  *
  * `causal` defaults to true, aligned at the bottom right of the lengths. `softmaxScale` is required. cKv and kRope
- * may be a LatentCache's. A row that sees no key gives out 0, lse -Infinity and gradients 0.
+ * may be a LatentCache's; if it is a packed one (storage 'float16': int32 [b, s, r/2] and [b, s, rr/2]), which is read
+ * as it is, only qLatent and qRope have gradients. A row that sees no key gives out 0, lse -Infinity and gradients 0.
  *
- * Throws on bad rank, dtype (float32 only), shapes and options, before anything runs.
+ * Throws on bad rank, dtype, shapes and options, and on a backend that cannot read the cache, before anything runs.
  *
  * Source: DeepSeek-V2, arXiv:2405.04434, section 2.1.2 (absorbing W_uk and W_uv) and appendix C.
  */

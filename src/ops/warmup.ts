@@ -16,7 +16,7 @@ export async function warmup(
   const planner = currentPlanner('warmup');
   const steps = calls.flatMap((call) => {
     const problem = problemOf('warmup', call);
-    return kernelsOf(call.op).map((kernel) => ({ plan: planner.plan(kernel, problem), problem }));
+    return kernelsOf(problem).map((kernel) => ({ plan: planner.plan(kernel, problem), problem }));
   });
   let done = 0;
   await Promise.all(

@@ -1,75 +1,124 @@
-/** npm run bench: our kernels beside a named peer in the same run. Speed is measured here, never in tests. */
+/** npm run bench: our kernels beside named peers in the same run. Speed is measured here, never in tests. */
 import '@tensorflow/tfjs-backend-cpu';
 import '@tensorflow/tfjs-backend-wasm';
 import * as tf from '@tensorflow/tfjs-core';
 // the peer's gradients: tfjs-core alone registers none
 import '@tensorflow/tfjs-layers';
 import { writeFileSync } from 'node:fs';
-import { Command, Option } from 'commander';
-import { openDawn } from '../../src/device/node.js';
+import { createRequire } from 'node:module';
+import { Command, InvalidArgumentError, Option } from 'commander';
+import { setDefaultPrecision } from '../../src/index.js';
 import { benchAttention } from './attention.js';
+import { backendNames, chooseBackend } from './backend.js';
+import type { BackendName } from './backend.js';
+import type { Bench } from './bench.js';
+import { anyClock, SteadyClock } from './clock.js';
 import { benchDecode } from './decode.js';
-import { measure } from './measure.js';
-import { table } from './report.js';
+import { measure, tfjsClock } from './measure.js';
+import { onnxProgram, torchProgram } from './peers.js';
+import { kernelTable, trainingTable, withRatio, withRatios } from './report.js';
 import type { Line } from './report.js';
-import { attentionShapes, decodeShapes, nameOf } from './shapes.js';
+import { attentionShapes, decodeShapes, nameOf, trainingShapes } from './shapes.js';
 import type { ShapeSet } from './shapes.js';
-
-type BackendName = 'cpu' | 'wasm' | 'webgpu' | 'tensorflow';
+import { benchTraining } from './training.js';
+import type { TrainingLine } from './training.js';
 
 interface Flags {
   backend?: BackendName;
   shapes?: ShapeSet;
-  peers: string;
-  kernels: string;
+  precision: 'float32' | 'float16' | 'auto';
+  peers: string[];
+  kernels: string[];
   stock: boolean;
+  markdown?: string;
   json?: string;
 }
 
-const program = new Command('bench')
-  .description('Times forward, backward and decode, beside a peer in the same run.')
-  .addOption(
-    new Option('--backend <name>', 'default: webgpu where there is a GPU, else wasm').choices([
-      'cpu',
-      'wasm',
-      'webgpu',
-      'tensorflow',
-    ]),
-  )
-  .addOption(
-    new Option('--shapes <set>', 'default: paper on a GPU, medium on wasm, small elsewhere').choices(
-      Object.keys(attentionShapes),
-    ),
-  )
-  .option('--peers <names>', 'tfjs (composed ops), or none', 'tfjs')
-  .option('--kernels <names>', 'comma-separated: attention, decode', 'attention,decode')
-  .option('--stock', "keep tfjs's own GPU device instead of ours", false)
-  .option('--json <file>', 'also write the figures as JSON');
-program.parse();
-const flags = program.opts<Flags>();
-
-const device = await chooseBackend(flags);
+const flags = readFlags();
+const { device, renew } = await chooseBackend(flags.backend, flags.stock);
+setDefaultPrecision(flags.precision);
 const set = flags.shapes ?? defaultShapes();
-const peers = flags.peers.split(',');
-const kernels = flags.kernels.split(',');
-console.log(`backend ${tf.getBackend()} on ${device.name}, shapes '${set}'`);
+const programs = { onnx: onnxProgram(), torch: torchProgram() };
+const bench: Bench = {
+  isSoftware: device.isSoftware,
+  clock: new SteadyClock(device.isSoftware ? anyClock : tfjsClock),
+  hasTfjs: flags.peers.includes('tfjs'),
+  programs: (['onnx', 'torch'] as const)
+    .filter((name) => flags.peers.includes(name))
+    .map((name) => programs[name]),
+  renewDevice: renew,
+};
+const title = `backend ${tf.getBackend()} on ${device.name}, shapes '${set}', precision ${flags.precision}`;
+console.log(title);
 if (tf.getBackend() !== 'webgpu')
   console.log(`tfjs multiplies matrices of 512 at ${await matrixGigaflops()} GFLOP/s`);
 
 const lines: Line[] = [];
-if (kernels.includes('attention')) {
-  for (const shape of attentionShapes[set]) await add(nameOf(shape), () => benchAttention(shape, peers));
+const training: TrainingLine[] = [];
+const failures: string[] = [];
+if (flags.kernels.includes('attention')) {
+  for (const shape of attentionShapes[set])
+    await attempt(nameOf(shape), async () => addLines(await benchAttention(shape, bench)));
 }
-if (kernels.includes('decode')) {
-  for (const shape of decodeShapes[set]) await add(nameOf(shape), () => benchDecode(shape, peers));
+if (flags.kernels.includes('decode')) {
+  for (const shape of decodeShapes[set])
+    await attempt(nameOf(shape), async () => addLines(await benchDecode(shape, bench)));
 }
-console.log(`\n${table(lines)}`);
-if (flags.json) writeFileSync(flags.json, JSON.stringify({ device, lines }, null, 2));
-process.exit(0);
+if (flags.kernels.includes('training')) {
+  const { preset, lengths } = trainingShapes[set];
+  for (const length of lengths)
+    await attempt(`training step, ${preset} S${length}`, async () => {
+      training.push(await benchTraining(preset, length, bench));
+    });
+}
+console.log(`\n${reportText()}`);
+process.exit(failures.length > 0 ? 1 : 0);
 
-async function add(name: string, bench: () => Promise<Line[]>): Promise<void> {
+/** A shape that fails is named and the others are measured; the files have all that is there so far. */
+async function attempt(name: string, run: () => Promise<void>): Promise<void> {
   process.stderr.write(`${name} …\n`);
-  lines.push(...(await bench()));
+  try {
+    await run();
+  } catch (error) {
+    failures.push(`${name}: ${(error as Error).message}`);
+  }
+  writeFiles();
+}
+
+function addLines(measured: Line[]): void {
+  for (const { kernel, lane } of measured) process.stderr.write(`  ${kernel} ran on ${lane}\n`);
+  lines.push(...measured);
+}
+
+function reportText(): string {
+  const versionTexts = Object.entries(versions()).map(([name, version]) => `${name} ${version}`);
+  return [
+    ...(lines.length > 0 ? [kernelTable(lines)] : []),
+    ...(training.length > 0 ? [trainingTable(training)] : []),
+    ...failures.map((failure) => `failed: ${failure}`),
+    versionTexts.join(', '),
+  ].join('\n\n');
+}
+
+function writeFiles(): void {
+  const { markdown, json, precision } = flags;
+  if (markdown) writeFileSync(markdown, `${title}\n\n${reportText()}\n`);
+  if (!json) return;
+  const run = { device, backend: tf.getBackend(), shapes: set, precision, versions: versions() };
+  const figures = { lines: lines.map(withRatios), training: training.map(withRatio), failures };
+  writeFileSync(json, `${JSON.stringify({ ...run, ...figures }, null, 2)}\n`);
+}
+
+/** Of us and of all peers that have answered. */
+function versions(): Record<string, string> {
+  return { ...ownVersions(), ...programs.onnx.versions, ...programs.torch.versions };
+}
+
+function ownVersions(): Record<string, string> {
+  const versions = { node: process.versions.node, tfjs: tf.version_core };
+  if (tf.getBackend() !== 'webgpu') return versions;
+  const { version } = createRequire(import.meta.url)('webgpu/package.json') as { version: string };
+  return { ...versions, 'webgpu (Dawn)': version };
 }
 
 function defaultShapes(): ShapeSet {
@@ -80,28 +129,46 @@ function defaultShapes(): ShapeSet {
 /** What this machine can do: the yardstick for the figures of the CPU backends. */
 async function matrixGigaflops(): Promise<string> {
   const [a, b] = [tf.randomNormal<tf.Rank.R2>([512, 512]), tf.randomNormal<tf.Rank.R2>([512, 512])];
-  const { wallMs } = await measure(() => tf.matMul(a, b));
+  const { wallMs } = await measure(() => tf.matMul(a, b), bench.clock);
   tf.dispose([a, b]);
   return ((2 * 512 ** 3) / wallMs / 1e6).toPrecision(3);
 }
 
-async function chooseBackend({ backend, stock }: Flags): Promise<{ name: string; isSoftware: boolean }> {
-  if (backend === undefined || backend === 'webgpu') {
-    const dawn = await openDawn();
-    if (dawn.adapter && (backend || !dawn.adapter.isSoftware)) {
-      await import('@tensorflow/tfjs-backend-webgpu');
-      const { installDevice } = await import('../../src/webgpu.js');
-      if (stock) await tf.setBackend('webgpu');
-      else await installDevice();
-      return dawn.adapter;
-    }
-    if (!dawn.adapter && backend) throw new Error(`bench: backend webgpu is not there: ${dawn.reason}`);
-  }
-  if (backend === 'tensorflow') {
-    await import('../../src/node.js');
-    return { name: 'libtensorflow', isSoftware: true };
-  }
-  await import('../../src/wasm.js');
-  await tf.setBackend(backend ?? 'wasm');
-  return { name: 'one CPU core', isSoftware: true };
+function readFlags(): Flags {
+  const listOf = (choices: string[]) => (text: string) => {
+    const names = text.split(',');
+    if (names.every((name) => choices.includes(name))) return names;
+    throw new InvalidArgumentError(`Allowed, comma-separated: ${choices.join(', ')}.`);
+  };
+  const program = new Command('bench')
+    .description('Times forward, backward, decode and the training step, beside peers in the same run.')
+    .addOption(
+      new Option('--backend <name>', 'default: webgpu where there is a GPU, else wasm').choices(backendNames),
+    )
+    .addOption(
+      new Option('--shapes <set>', 'default: paper on a GPU, medium on wasm, small elsewhere').choices(
+        Object.keys(attentionShapes),
+      ),
+    )
+    .addOption(
+      new Option('--precision <name>', 'what is asked for; the table says what ran')
+        .choices(['float32', 'float16', 'auto'])
+        .default('float32'),
+    )
+    .option(
+      '--peers <names>',
+      'comma-separated: tfjs (composed ops), onnx (ONNX Runtime on WebGPU), torch (PyTorch on CUDA), or none',
+      listOf(['tfjs', 'onnx', 'torch', 'none']),
+      ['tfjs'],
+    )
+    .option(
+      '--kernels <names>',
+      'comma-separated: attention, decode, training',
+      listOf(['attention', 'decode', 'training']),
+      ['attention', 'decode'],
+    )
+    .option('--stock', "keep tfjs's own GPU device instead of ours", false)
+    .option('--markdown <file>', 'also write the tables there')
+    .option('--json <file>', 'also write the figures as JSON');
+  return program.parse().opts<Flags>();
 }

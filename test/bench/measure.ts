@@ -1,13 +1,28 @@
 import type { WebGPUBackend } from '@tensorflow/tfjs-backend-webgpu';
 import * as tf from '@tensorflow/tfjs-core';
+import type { Clock, SteadyClock } from './clock.js';
+import { measureStreams, median } from './figure.js';
+import type { Figure } from './figure.js';
 
-export interface Measurement {
-  /** median milliseconds a call, in a stream of calls with one wait at its end */
-  wallMs: number;
-  /** shortest and longest of the streams */
-  spreadMs: [number, number];
-  /** median milliseconds of GPU time a call by timestamps, where the device has them */
-  gpuMs?: number;
+/** Measures a call on the current backend. It returns one tensor, and queues all of its work before it returns. */
+export function measure(call: () => tf.Tensor, clock: SteadyClock): Promise<Figure> {
+  return measureStreams(
+    (calls) => stream(call, calls),
+    clock,
+    (repeats, busyCalls) => gpuTime(call, repeats, busyCalls),
+  );
+}
+
+async function stream(call: () => tf.Tensor, calls: number): Promise<number> {
+  const start = performance.now();
+  let last: tf.Tensor | undefined;
+  for (let n = 0; n < calls; n++) {
+    last?.dispose();
+    last = tf.tidy(call);
+  }
+  if (last) await finish(last);
+  last?.dispose();
+  return (performance.now() - start) / calls;
 }
 
 /** Runs what has been queued to its end. */
@@ -23,52 +38,57 @@ async function finish(last: tf.Tensor): Promise<void> {
   }
 }
 
-async function stream(call: () => tf.Tensor, calls: number): Promise<number> {
-  const start = performance.now();
-  let last: tf.Tensor | undefined;
-  for (let n = 0; n < calls; n++) {
-    last?.dispose();
-    last = tf.tidy(call);
-  }
-  if (last) await finish(last);
-  last?.dispose();
-  return (performance.now() - start) / calls;
-}
-
-/**
- * Warms up (compiles, and lifts the clocks of an idle GPU), then measures streams of calls. `call` returns one tensor
- * that depends on all of its work.
- */
-export async function measure(
-  call: () => tf.Tensor,
-  { streams = 5, streamMs = 200 } = {},
-): Promise<Measurement> {
-  let once = await stream(call, 1);
-  once = await stream(call, 1);
-  const calls = Math.max(1, Math.min(50, Math.round(streamMs / once)));
-  if (once < 100)
-    for (const start = performance.now(); performance.now() - start < 400;) await stream(call, calls);
-  const times: number[] = [];
-  for (let n = 0; n < streams; n++) times.push(await stream(call, calls));
-  times.sort((a, b) => a - b);
-  const gpuMs = await gpuTime(call, streams);
-  return { wallMs: median(times), spreadMs: [times[0], times[times.length - 1]], gpuMs };
-}
-
 /** tf.time gives each dispatch a pass between two timestamps; their sum leaves out the gaps between them. */
-async function gpuTime(call: () => tf.Tensor, repeats: number): Promise<number | undefined> {
-  if (tf.getBackend() !== 'webgpu') return undefined;
-  if (!(tf.backend() as WebGPUBackend).device.features.has('timestamp-query')) return undefined;
+async function gpuTime(
+  call: () => tf.Tensor,
+  repeats: number,
+  busyCalls: number,
+): Promise<number | undefined> {
+  if (!hasTimestamps()) return undefined;
   const times: number[] = [];
   for (let n = 0; n < repeats; n++) {
-    await stream(call, 4);
-    const { kernelMs } = await tf.time(() => tf.tidy(call).dispose());
-    times.push(kernelMs as number);
+    if (busyCalls > 0) await stream(call, busyCalls); // the wait for the last timestamps has left the GPU idle
+    times.push(await kernelMs(call));
   }
-  times.sort((a, b) => a - b);
   return median(times);
 }
 
-function median(sorted: number[]): number {
-  return sorted[Math.floor(sorted.length / 2)];
+async function kernelMs(call: () => tf.Tensor): Promise<number> {
+  const time = await tf.time(() => tf.tidy(call).dispose());
+  return time.kernelMs as number;
+}
+
+function hasTimestamps(): boolean {
+  return (
+    tf.getBackend() === 'webgpu' && (tf.backend() as WebGPUBackend).device.features.has('timestamp-query')
+  );
+}
+
+const heatMs = 100;
+const probeSize = 1024;
+
+/** Of tfjs's webgpu backend: a matrix product of tfjs's own. */
+export const tfjsClock: Clock = {
+  heat: () =>
+    withMatrix(async (product) => {
+      for (const start = performance.now(); performance.now() - start < heatMs;) await stream(product, 50);
+    }),
+  probe: () =>
+    withMatrix(async (product) => {
+      const times: number[] = [];
+      await stream(product, 20);
+      for (let n = 0; n < 5; n++)
+        times.push(hasTimestamps() ? await kernelMs(product) : await stream(product, 20));
+      return Math.min(...times);
+    }),
+};
+
+/** Made anew each time: a device that was replaced in between takes its tensors along. */
+async function withMatrix<T>(run: (product: () => tf.Tensor) => Promise<T>): Promise<T> {
+  const matrix = tf.fill<tf.Rank.R2>([probeSize, probeSize], 1 / probeSize);
+  try {
+    return await run(() => tf.matMul(matrix, matrix));
+  } finally {
+    matrix.dispose();
+  }
 }

@@ -21,6 +21,7 @@ const kernelFiles = [
 const files = [
   ...kernelFiles,
   'latentCache',
+  'packedCache',
   'mergeStates',
   'gradients',
   'profile',
@@ -36,7 +37,7 @@ describe('Chromium', () => {
 
 /** tfjs's threaded wasm build, and our threads on its memory. */
 describe('Chromium, cross-origin isolated', () => {
-  inPage([...kernelFiles, 'explain', 'threads'], { webgpu: false, isIsolated: true });
+  inPage([...kernelFiles, 'packedCache', 'explain', 'threads'], { webgpu: false, isIsolated: true });
 });
 
 function inPage(names: string[], options: PageOptions): void {

@@ -10,9 +10,15 @@ export interface Bounds {
 export const forwardBounds: Bounds = { metric: 1e-5, relativeL2: 1e-5 };
 export const gradientBounds: Bounds = { metric: 2e-5, relativeL2: 2e-5 };
 
-/** The float16 floors, for operands that were rounded to halves. */
-export const halfForwardBounds: Bounds = { metric: 2e-3, relativeL2: 2e-3 };
-export const halfGradientBounds: Bounds = { metric: 4e-3, relativeL2: 4e-3 };
+/** Those of float16 storage with float32 sums. */
+export const forwardFloat16Bounds: Bounds = { metric: 2e-3, relativeL2: 2e-3 };
+export const gradientFloat16Bounds: Bounds = { metric: 4e-3, relativeL2: 4e-3 };
+
+/** The floors of each precision, out and lse, and gradients. */
+export function boundsOf(precision: 'float32' | 'float16'): { forward: Bounds; gradient: Bounds } {
+  if (precision === 'float32') return { forward: forwardBounds, gradient: gradientBounds };
+  return { forward: forwardFloat16Bounds, gradient: gradientFloat16Bounds };
+}
 
 export interface Difference {
   /** max|a-b| / (1 + max|b|) */

@@ -7,15 +7,7 @@ import { attentionCases, decodeCases } from '../cases.js';
 import type { Case } from '../cases.js';
 import { answersOf, signatures } from './answers.js';
 import type { ComparedKernel } from './answers.js';
-import {
-  expectClose,
-  expectSameBits,
-  forwardBounds,
-  gradientBounds,
-  halfForwardBounds,
-  halfGradientBounds,
-} from './compare.js';
-import type { Bounds } from './compare.js';
+import { boundsOf, expectClose, expectSameBits } from './compare.js';
 import { onEachDevice } from './devices.js';
 import { expectEqual } from './expect.js';
 import { itForEach, poisoned, poisonPool, read, toTensor, toView } from './onDevice.js';
@@ -40,12 +32,6 @@ export function testKernel(kernel: ComparedKernel): void {
   });
 }
 
-function boundsOf(output: string, precision: 'float32' | 'float16'): Bounds {
-  const isForward = output === 'out';
-  if (precision === 'float16') return isForward ? halfForwardBounds : halfGradientBounds;
-  return isForward ? forwardBounds : gradientBounds;
-}
-
 /**
  * One kernel on one case. Traps: NaN past the lengths, NaN in recycled buffers, sentinels in buffers of the outputs'
  * sizes that belong to others, inputs that must stay as they are, and nothing left behind.
@@ -56,10 +42,9 @@ export async function compareWithReference(
   makeTensor: (data: Data, index: number) => tf.Tensor = toTensor,
   precision: 'float32' | 'float16' = 'float32',
 ): Promise<void> {
-  const { problem: asked, tensors } = answersOf(c);
-  const problem = { ...asked, precision };
+  const { problem, tensors } = answersOf(c);
   const { inputs: inputNames, outputs: outputNames } = signatures[kernel];
-  const bounds = boundsOf(outputNames[0], precision);
+  const bounds = boundsOf(precision)[outputNames[0] === 'out' ? 'forward' : 'gradient'];
   // MLADelta takes no lengths: it reads all rows
   const given = kernel === 'MLADelta' ? tensors : poisoned(c, tensors);
   const before = tf.memory().numTensors;
@@ -69,7 +54,7 @@ export async function compareWithReference(
   const sentinels = shapes.map((shape) => tf.fill(shape, 12345));
   const inputs = inputNames.map((name, index) => makeTensor(given[name], index));
   const named = Object.fromEntries(inputNames.map((name, index) => [name, inputs[index]]));
-  const result = tf.engine().runKernel<tf.Tensor | tf.Tensor[]>(kernel, named, problem);
+  const result = tf.engine().runKernel<tf.Tensor | tf.Tensor[]>(kernel, named, { ...problem, precision });
   const outputs = [result].flat();
 
   expectEqual(outputs.length, outputNames.length, 'outputs');

@@ -3,6 +3,7 @@ import { attendTile, placeForward } from './mlaAttention';
 import { dkvOfTile, keyTiles, placeDkv } from './mlaAttentionDkv';
 import { dqOfTile, placeDq } from './mlaAttentionDq';
 import { deltaOfHead, deltaUnits } from './mlaDelta';
+import { placeUnpacked } from './operands';
 import { Problem } from './problem';
 import { queryTiles } from './queryTile';
 import { beginScratch } from './scratch';
@@ -29,6 +30,7 @@ export function unitsOf(kernel: Kernel, problem: Problem): i32 {
 /** Cuts up a thread's scratch, before its first unit of a call. */
 export function place(kernel: Kernel, problem: Problem, scratch: usize): void {
   beginScratch(scratch);
+  placeUnpacked(problem);
   switch (kernel) {
     case Kernel.forward:
       return placeForward(problem);

@@ -3,7 +3,8 @@
  * columns of panels (transposed) or as panels of columns for the right side.
  */
 import { Problem, Rows, Tensor, rowsOf } from './problem';
-import { splat } from './simd';
+import { takeFloats } from './scratch';
+import { splat, widen } from './simd';
 import { PANEL, PANEL_BYTES, QUAD, RIGHT, panelsOf } from './tile';
 
 /** What a tile multiplies. The rows of the first two are [nope | rope], of two tensors; queries come scaled. */
@@ -46,6 +47,7 @@ export function columnPanels(problem: Problem, operand: Operand): i32 {
 let nope: i32 = 0;
 let rope: i32 = 0;
 let factor: f32 = 0;
+let isPacked: bool = false;
 let nopeRows: Rows = changetype<Rows>(0);
 let ropeRows: Rows = changetype<Rows>(0);
 
@@ -54,8 +56,34 @@ function lookAt(problem: Problem, operand: Operand): void {
   nope = nopeOf(problem, operand);
   rope = ropeOf(problem, operand);
   factor = operand === Operand.query ? problem.softmaxScale : 1;
+  isPacked = problem.isPacked !== 0 && (operand === Operand.key || operand === Operand.value);
   nopeRows = rowsOf(problem, tensorOf(operand));
   ropeRows = rowsOf(problem, operand === Operand.query ? Tensor.qRope : Tensor.kRope);
+}
+
+let unpacked: usize = 0; // [4][unpackedBytes / 4]
+let unpackedBytes: usize = 0;
+
+/** Takes room for four rows of a packed cache as float32. */
+export function placeUnpacked(problem: Problem): void {
+  if (problem.isPacked === 0) return;
+  unpackedBytes = PANEL_BYTES * panelsOf(max(problem.dn, max(problem.dr, problem.dv)));
+  unpacked = takeFloats(QUAD * ((unpackedBytes >> 2) as i32));
+}
+
+/** Where a row stands as float32: in its tensor, or unpacked, as the n-th of four. */
+function floatsAt(rows: Rows, heads: Heads, row: i32, columns: i32, n: i32): usize {
+  const from = rowAt(rows, heads, row);
+  if (!isPacked) return from;
+  const to = unpacked + (n as usize) * unpackedBytes;
+  unpack(to, from, columns);
+  return to;
+}
+
+function unpack(to: usize, from: usize, columns: i32): void {
+  for (; columns >= 4; columns -= 4, from += 8, to += 16) v128.store(to, widen(v128.load16x4_u(from)));
+  // columns are even: a word is left, or nothing
+  if (columns > 0) v128.store(to, widen(i32x4.extend_low_i16x8_u(v128.load32_zero(from))));
 }
 
 /** [count][depth]; the last row again until there are whole quads. */
@@ -70,9 +98,9 @@ export function packRows(
   lookAt(problem, operand);
   for (let r = 0; r < count || r % QUAD !== 0; r++) {
     const row = first + min(r, count - 1);
-    copyRow(to, rowAt(nopeRows, heads, row), nope, factor);
+    copyRow(to, floatsAt(nopeRows, heads, row, nope, 0), nope, factor);
     to += 4 * nope;
-    if (rope > 0) copyRow(to, rowAt(ropeRows, heads, row), rope, factor);
+    if (rope > 0) copyRow(to, floatsAt(ropeRows, heads, row, rope, 0), rope, factor);
     to += 4 * rope;
   }
 }
@@ -109,8 +137,9 @@ export function packPanels(
   const toRope = to + panelBytes * panelsOf(nope);
   for (let r = 0; r < count; r++) {
     const at = PANEL_BYTES * r;
-    spreadRow(to + at, panelBytes, rowAt(nopeRows, heads, first + r), nope, factor);
-    if (rope > 0) spreadRow(toRope + at, panelBytes, rowAt(ropeRows, heads, first + r), rope, factor);
+    spreadRow(to + at, panelBytes, floatsAt(nopeRows, heads, first + r, nope, 0), nope, factor);
+    if (rope > 0)
+      spreadRow(toRope + at, panelBytes, floatsAt(ropeRows, heads, first + r, rope, 0), rope, factor);
   }
 }
 
@@ -161,10 +190,10 @@ function transpose(
   for (let half = 0; half < PANEL; half += 4) {
     transposeFour(
       to + 4 * half,
-      rowAt(rows, heads, first + min(r + half, count - 1)),
-      rowAt(rows, heads, first + min(r + half + 1, count - 1)),
-      rowAt(rows, heads, first + min(r + half + 2, count - 1)),
-      rowAt(rows, heads, first + min(r + half + 3, count - 1)),
+      floatsAt(rows, heads, first + min(r + half, count - 1), columns, 0),
+      floatsAt(rows, heads, first + min(r + half + 1, count - 1), columns, 1),
+      floatsAt(rows, heads, first + min(r + half + 2, count - 1), columns, 2),
+      floatsAt(rows, heads, first + min(r + half + 3, count - 1), columns, 3),
       columns,
       factor,
     );

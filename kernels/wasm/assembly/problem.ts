@@ -12,6 +12,8 @@ export class Problem {
   softmaxScale!: f32;
   /** 1 in MLADecode: key and value are one tensor */
   isDecode!: i32;
+  /** 1 if key, rope part and value are float16, two to a word */
+  isPacked!: i32;
   /** keys that a row sees left and right of its diagonal, the causal mask included */
   left!: i32;
   right!: i32;

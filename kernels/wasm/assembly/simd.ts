@@ -10,6 +10,17 @@ export function addProduct(sum: v128, x: v128, y: v128): v128 {
   return f32x4.add(sum, f32x4.mul(x, y));
 }
 
+/** float32 from float16, each in the lower half of its lane: the exponent moves over and counts from another zero. */
+export function widen(halves: v128): v128 {
+  const magnitude = v128.and(halves, i32x4.splat(0x7fff));
+  const twoTo112 = splat(reinterpret<f32>(0x77800000));
+  const value = f32x4.mul(i32x4.shl(magnitude, 13), twoTo112);
+  // NaN and the infinities have the greatest exponent in both
+  const isLast = v128.and(i32x4.gt_s(magnitude, i32x4.splat(0x7bff)), i32x4.splat(0x7f800000));
+  const sign = i32x4.shl(v128.and(halves, i32x4.splat(0x8000)), 16);
+  return v128.or(v128.or(value, isLast), sign);
+}
+
 export function sumOfLanes(x: v128): f32 {
   const pairs = f32x4.add(x, v128.shuffle<f32>(x, x, 2, 3, 0, 1));
   return f32x4.extract_lane(pairs, 0) + f32x4.extract_lane(pairs, 1);

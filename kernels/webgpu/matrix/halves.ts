@@ -1,0 +1,234 @@
+/**
+ * The operands as halves, in rows of units: what the shaders on subgroup matrices stage. One dispatch converts
+ * whatever layout the tensors have, so that the main shaders know none.
+ *
+ * Regions of one buffer, each [batch, head of its own, row, units]: k [b, hkv, skv, DN8], k_rope [b, skv, DR8],
+ * v [b, hkv, skv, DV8]; for the backward also q [b, hkv, sq · GROUP, DN8 + DR8] and d_out [b, hkv, sq · GROUP, DV8].
+ * The rope part starts on a unit of its own; what is past a row's columns, or past the lengths, is 0.
+ */
+import type { MlaProblem } from '../../../src/core/problem.js';
+import { dOutColumn } from '../mlaAttentionDq.js';
+import {
+  declareLengths,
+  declareRows,
+  keyColumns,
+  operandBindings,
+  operandSizes,
+  queryColumns,
+  tileRows,
+  valueColumns,
+  widthOf,
+} from '../operands.js';
+import type { Binding, OperandConstants } from '../operands.js';
+import { readStats } from '../packStats.js';
+import { problemUniforms } from '../problemUniforms.js';
+import type { Region } from '../problemUniforms.js';
+import { constants } from '../wgsl.js';
+import { gradientScales, maximaBinding } from './gradientScales.js';
+import { halvesOf } from './wgsl.js';
+
+const THREADS = 256;
+/** Rows of one workgroup. */
+const PACKED_ROWS = 32;
+
+export interface HalvesConstants extends OperandConstants {
+  HAS_Q_LENGTHS: number;
+  HAS_KV_LENGTHS: number;
+  /** 1: also what the backward reads, dOut scaled into the range of halves */
+  IS_BACKWARD: number;
+}
+
+/** Units of a row of each part. */
+export function unitCounts({ DN, DR, DV }: { DN: number; DR: number; DV: number }): {
+  DN8: number;
+  DR8: number;
+  QK8: number;
+  DV8: number;
+} {
+  const [DN8, DR8, DV8] = [DN, DR, DV].map((columns) => Math.ceil(columns / 8));
+  return { DN8, DR8, QK8: DN8 + DR8, DV8 };
+}
+
+export function halvesBindings(record: HalvesConstants): Binding[] {
+  const { IS_BACKWARD, HAS_Q_LENGTHS, HAS_KV_LENGTHS } = record;
+  const operands = operandBindings(record).filter(({ name }) => IS_BACKWARD || !name.startsWith('q'));
+  const rest: string[] = [];
+  if (IS_BACKWARD) rest.push('d_out', 'stats', 'maxima');
+  else if (HAS_Q_LENGTHS) rest.push('q_lengths');
+  if (!IS_BACKWARD && HAS_KV_LENGTHS) rest.push('kv_lengths');
+  return [
+    ...operands,
+    ...rest.map((name): Binding => ({ name, access: 'read' })),
+    { name: 'halves', access: 'write' },
+  ];
+}
+
+/** Where each region begins, in units, and how many units there are in all. */
+export function regionsOf(
+  { b, hkv, sq, skv, hq, dn, dr, dv, op }: MlaProblem,
+  isBackward: boolean,
+): { regions: Partial<Record<Region, number>>; units: number } {
+  const { DN8, DR8, QK8, DV8 } = unitCounts({ DN: dn, DR: dr, DV: dv });
+  const sizes: [Region, number][] = [
+    ['k', b * hkv * skv * DN8],
+    ['k_rope', b * skv * DR8],
+  ];
+  if (op === 'mlaAttention') sizes.push(['v', b * hkv * skv * DV8]);
+  if (isBackward) sizes.push(['q', b * hq * sq * QK8], ['d_out', b * hq * sq * DV8]);
+  const regions: Partial<Record<Region, number>> = {};
+  let units = 0;
+  for (const [region, size] of sizes) {
+    regions[region] = units;
+    units += size;
+  }
+  // the latent is key and value
+  if (op === 'mlaDecode') regions.v = regions.k;
+  return { regions, units };
+}
+
+export function halvesGrid(
+  { b, hkv, hq, sq, skv }: MlaProblem,
+  isBackward: boolean,
+): [number, number, number] {
+  const rows = isBackward ? Math.max(skv, (sq * hq) / Math.max(1, hkv)) : skv;
+  return [Math.ceil(rows / PACKED_ROWS), hkv, b];
+}
+
+export function packHalvesWgsl(record: HalvesConstants): string {
+  const { DN, DR, IS_DECODE, IS_BACKWARD } = record;
+  const bindings = halvesBindings(record);
+  const apart = ['stats', 'maxima', 'q_lengths', 'kv_lengths', 'halves'];
+  const rows = bindings.map(({ name }) => name).filter((name) => !apart.includes(name));
+  const halves = bindings.findIndex(({ name }) => name === 'halves');
+  return `
+${operandColumnsOf(record)}
+${problemUniforms(bindings.length)}
+${declareRows(bindings, rows, widthOf(record))}
+${
+  IS_BACKWARD
+    ? readStats(
+        bindings.findIndex(({ name }) => name === 'stats'),
+        'read',
+      )
+    : declareLengths(bindings)
+}
+${IS_BACKWARD ? gradientScales(maximaBinding(bindings), THREADS) : ''}
+@group(0) @binding(${halves}) var<storage, read_write> halves: array<vec4u>;
+${constants({ ...unitCounts(record), THREADS, PACKED_ROWS })}
+${halvesOf}
+
+@compute @workgroup_size(THREADS)
+fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) tid: u32) {
+  let batch = group.z;
+  ${IS_BACKWARD ? 'let lengths = lengths_of(batch);' : 'let lengths = vec2u(q_lengths_of(batch, u.sq), kv_lengths_of(batch, u.skv));'}
+  let tile = Tile(batch, group.y, lengths.x, lengths.y);
+  let head = batch * u.hkv + group.y;
+  let first = group.x * PACKED_ROWS;
+
+  ${DN > 0 ? packNope : ''}
+  ${DR > 0 ? packRope : ''}
+  ${IS_DECODE ? '' : packValues}
+  ${IS_BACKWARD ? packRows(record) : ''}
+}
+${IS_BACKWARD ? queryUnits(record) : ''}
+
+fn nope_of_k(tile: Tile, j: u32, c: u32) -> vec4f {
+  if (c >= DN4) { return vec4f(0.0); }
+  return k_column(tile, j, c);
+}
+`;
+}
+
+function operandColumnsOf(record: HalvesConstants): string {
+  const columns = [operandSizes(record), tileRows, keyColumns(record)];
+  if (!record.IS_DECODE) columns.push(valueColumns(record));
+  if (record.IS_BACKWARD) columns.push(queryColumns(record), dOutColumn);
+  return columns.join('\n');
+}
+
+const packNope = `
+  for (var e = tid; e < PACKED_ROWS * DN8; e += THREADS) {
+    let j = first + e / DN8;
+    let unit = e % DN8;
+    if (j < u.skv) {
+      halves[u.k_at + (head * u.skv + j) * DN8 + unit] = halves_of(nope_of_k(tile, j, 2u * unit), nope_of_k(tile, j, 2u * unit + 1u));
+    }
+  }`;
+
+/** Once for all heads. */
+const packRope = `
+  for (var e = tid; e < PACKED_ROWS * DR8; e += THREADS) {
+    let j = first + e / DR8;
+    let c = DN4 + 2u * (e % DR8);
+    if (j < u.skv && group.y == 0u) {
+      halves[u.k_rope_at + (batch * u.skv + j) * DR8 + e % DR8] = halves_of(k_column(tile, j, c), k_column(tile, j, c + 1u));
+    }
+  }`;
+
+const packValues = `
+  for (var e = tid; e < PACKED_ROWS * DV8; e += THREADS) {
+    let j = first + e / DV8;
+    let c = 2u * (e % DV8);
+    if (j < u.skv) {
+      halves[u.v_at + (head * u.skv + j) * DV8 + e % DV8] = halves_of(v_column(tile, j, c), v_column(tile, j, c + 1u));
+    }
+  }`;
+
+function packRows({ DN, DR }: HalvesConstants): string {
+  const nope = 'packed = q_nope_unit(tile, m, unit);';
+  const rope = 'packed = q_rope_unit(tile, m, unit - DN8);';
+  const unit = DR === 0 ? nope : DN === 0 ? rope : `if (unit < DN8) { ${nope} } else { ${rope} }`;
+  return `
+  let rows = u.sq * GROUP;
+  for (var e = tid; e < PACKED_ROWS * QK8; e += THREADS) {
+    let m = first + e / QK8;
+    let unit = e % QK8;
+    if (m < rows) {
+      var packed = vec4u(0u);
+      if (m < tile.q_length * GROUP) { ${unit} }
+      halves[u.q_at + (head * rows + m) * QK8 + unit] = packed;
+    }
+  }
+  let scale = gradient_scales(tid).d_out;
+  for (var e = tid; e < PACKED_ROWS * DV8; e += THREADS) {
+    let m = first + e / DV8;
+    let c = 2u * (e % DV8);
+    if (m < rows) {
+      halves[u.d_out_at + (head * rows + m) * DV8 + e % DV8] = halves_of(d_out_column(tile, m, c) * scale, d_out_column(tile, m, c + 1u) * scale);
+    }
+  }`;
+}
+
+/**
+ * `q_nope_unit(tile, m, unit)`, `q_rope_unit(tile, m, unit)`: eight columns of a row of queries as halves, signed by
+ * the scale, so that a larger product is always a larger score.
+ */
+export function queryUnits({ DR, IS_DECODE }: OperandConstants): string {
+  return `
+fn signed_halves(a: vec4f, b: vec4f) -> vec4u {
+  let sign_of_scale = select(-1.0, 1.0, u.scale >= 0.0);
+  return halves_of(a * sign_of_scale, b * sign_of_scale);
+}
+
+fn q_nope_column(tile: Tile, m: u32, c: u32) -> vec4f {
+  if (c >= DN4) { return vec4f(0.0); }
+  return q_load(q_start(tile, m), c, DN);
+}
+
+fn q_nope_unit(tile: Tile, m: u32, unit: u32) -> vec4u {
+  return signed_halves(q_nope_column(tile, m, 2u * unit), q_nope_column(tile, m, 2u * unit + 1u));
+}
+${DR > 0 ? ropeUnits(IS_DECODE) : ''}`;
+}
+
+function ropeUnits(isDecode: number): string {
+  return `
+fn q_rope_part(tile: Tile, m: u32, c: u32) -> vec4f {
+  if (c >= DR4) { return vec4f(0.0); }
+  return ${isDecode ? 'q_rope_load(q_rope_start(tile, m), c, DR)' : 'q_load(q_start(tile, m) + DN, c, DR)'};
+}
+
+fn q_rope_unit(tile: Tile, m: u32, unit: u32) -> vec4u {
+  return signed_halves(q_rope_part(tile, m, 2u * unit), q_rope_part(tile, m, 2u * unit + 1u));
+}`;
+}

@@ -1,0 +1,405 @@
+/**
+ * MLAAttention on subgroup matrices, F1-F4 of gradients/README.md with the softmax online (FlashAttention-2,
+ * arXiv:2307.08691, algorithm 1), but sums are never rescaled: matrices would have to go through memory for it, and
+ * the mere possibility costs registers and half of the speed. A row's reference is the maximum of the first keys that it
+ * sees, with room for weights 2^22 times as large. If a row needs more, the workgroup walks a second time, and then it
+ * knows the maximum.
+ *
+ * Grid: some (batch · key/value heads) × tiles of ROWS packed rows, longest first × splits of the keys.
+ * Eight subgroups keep the queries and sums of their rows in matrices and walk over the keys, KEYS at a time:
+ *   scores = Q·Kᵀ                  matrices → arena
+ *   softmax, THREADS / ROWS threads a row, in base 2        → weights, halves
+ *   out += weights·V
+ * Keys and values come as halves (halves.ts). With two PHASES one half of the subgroups multiplies while the other
+ * half computes its softmax: neither the matrix units nor the others wait.
+ */
+import type { MlaProblem } from '../../../src/core/problem.js';
+import {
+  declareLengths,
+  declareRows,
+  operandSizes,
+  queryColumns,
+  tileRows,
+  visibility,
+  widthOf,
+} from '../operands.js';
+import type { Binding } from '../operands.js';
+import { forwardConstants } from '../mlaAttention.js';
+import type { ForwardConstants } from '../mlaAttention.js';
+import { problemUniforms } from '../problemUniforms.js';
+import { constants, repeat } from '../wgsl.js';
+import { queryUnits, unitCounts } from './halves.js';
+import { SUBGROUPS, THREADS } from './forwardTile.js';
+import type { ForwardTile, ForwardWork } from './forwardTile.js';
+import {
+  EDGE,
+  EDGE_UNITS,
+  addWeightedRows,
+  byGroup,
+  declareSums,
+  halvesOf,
+  headOfGroup,
+  loadLefts,
+  resetSums,
+  matrixHead,
+  multiplyRows,
+  storeSums,
+} from './wgsl.js';
+import { ROW_COPIERS, clearPadding, fetchRows, keyRows, putRows, stageRows, valueRows } from './staging.js';
+
+export function matrixForwardBindings(record: ForwardConstants): Binding[] {
+  const names = ['q'];
+  if (record.IS_DECODE && record.DR > 0) names.push('q_rope');
+  names.push('halves');
+  if (record.HAS_Q_LENGTHS) names.push('q_lengths');
+  if (record.HAS_KV_LENGTHS) names.push('kv_lengths');
+  return [
+    ...names.map((name): Binding => ({ name, access: 'read' })),
+    { name: 'out', access: 'write' },
+    { name: 'lse', access: 'write' },
+  ];
+}
+
+export function matrixForwardWork(problem: MlaProblem): ForwardWork {
+  const record = forwardConstants(problem);
+  const { QK8, DV8 } = unitCounts(record);
+  return {
+    rows: problem.sq * record.GROUP,
+    keys: problem.skv,
+    problems: problem.b * problem.hkv,
+    steps: Math.ceil(QK8 / EDGE_UNITS),
+    columns: Math.ceil(DV8 / EDGE_UNITS),
+    staged: QK8 + DV8,
+  };
+}
+
+export function matrixAttentionWgsl(record: ForwardConstants, tile: ForwardTile): string {
+  const { ROWS, ROW_TILES, COLUMN_GROUPS, KEYS, PHASES, ROW_GROUPS } = tile;
+  const bindings = matrixForwardBindings(record);
+  const binding = (name: string): number => bindings.findIndex((candidate) => candidate.name === name);
+  const rows = bindings.map(({ name }) => name).filter((name) => ['q', 'q_rope', 'out'].includes(name));
+  const sums = tile.columns / COLUMN_GROUPS;
+  return `
+${matrixHead}
+${operandSizes(record)}
+${constants({
+  ...unitCounts(record),
+  THREADS,
+  ROW_COPIERS,
+  ROWS,
+  KEYS,
+  PHASES,
+  ROW_GROUPS,
+  ROW_THREADS: THREADS / ROWS,
+  ROW_PART: (KEYS * ROWS) / THREADS,
+  HALF_SUBGROUPS: SUBGROUPS / PHASES,
+  SCORES: tile.scores.at,
+  SCORE_STRIDE: tile.scores.stride,
+  WEIGHTS: tile.weights.at,
+  WEIGHT_STRIDE: tile.weights.stride,
+  // of the rows of one subgroup
+  SCORE_ROWS: ROW_TILES * EDGE * tile.scores.stride,
+  WEIGHT_ROWS: ROW_TILES * EDGE * tile.weights.stride,
+  GROUP_SCORES: KEYS / 4 / COLUMN_GROUPS,
+})}
+${problemUniforms(bindings.length)}
+${declareRows(bindings, rows, widthOf(record))}
+${declareLengths(bindings)}
+@group(0) @binding(${binding('halves')}) var<storage, read> halves: array<vec4u>;
+@group(0) @binding(${binding('lse')}) var<storage, read_write> lse: array<f32>;
+var<workgroup> arena: array<vec4u, ${tile.arena}>;
+var<workgroup> factors: array<f32, ROWS>;
+var<workgroup> must_repeat: u32;
+${tileRows}
+${queryColumns(record)}
+${visibility}
+${halvesOf}
+${queryUnits(record)}
+
+// a product that no key can have; and a score above it and below all that a key can have
+const HIDDEN = -1e30;
+const LEAST = -1e20;
+// in powers of two: how far a row's reference is above the first maximum, and how far a score may be above that
+const HEADROOM = 8.0;
+const ROOM = 14.0;
+
+@compute @workgroup_size(THREADS)
+fn main(
+  @builtin(workgroup_id) group: vec3u,
+  @builtin(num_workgroups) groups: vec3u,
+  @builtin(local_invocation_index) tid: u32,
+  @builtin(subgroup_id) subgroup: u32) {
+  ${headOfGroup}
+  let tile = Tile(batch, kv_head, q_lengths_of(batch, u.sq), kv_lengths_of(batch, u.skv));
+  let first_row = (u.tiles - 1u - group.y) * ROWS;
+  let split = group.z % u.splits;
+  let seen = keys_of_rows(tile, first_row, ROWS);
+  let split_size = (tile.kv_length + KEYS * u.splits - 1u) / (KEYS * u.splits) * KEYS;
+  let first_key = max(seen.x / KEYS * KEYS, split * split_size);
+  let end_key = max(first_key, min(seen.y, (split + 1u) * split_size));
+  let steps = (end_key - first_key + KEYS - 1u) / KEYS;
+
+  let half = subgroup / HALF_SUBGROUPS;
+  let column_group = subgroup % HALF_SUBGROUPS / ROW_GROUPS;
+  let row_group = half * ROW_GROUPS + subgroup % ROW_GROUPS;
+  let scores_at = SCORES + row_group * SCORE_ROWS;
+  let weights_at = WEIGHTS + row_group * WEIGHT_ROWS;
+  let copy_row = tid / ROW_COPIERS;
+  let copy_unit = tid % ROW_COPIERS;
+  ${loadQueries(record, tile)}
+  ${declareSums('o', ROW_TILES, sums)}
+
+  // the threads of a row each look after ROW_PART of its scores
+  let row = tid / ROW_THREADS;
+  let part = tid % ROW_THREADS;
+  let m = first_row + row;
+  let position = m / GROUP;
+  // the row sees column c if c - band.x < band.y, without signs
+  let lo = band_lo(tile, position);
+  let is_row = position < tile.q_length;
+  let band = vec2u(u32(lo), select(0u, u32(max(0, min(band_hi(tile, position), i32(end_key)) - lo)), is_row));
+  let row_at = SCORES + row * SCORE_STRIDE;
+  let soft_at = row_at + part * (ROW_PART / 4u);
+  let scale = abs(u.scale) * ${Math.LOG2E};
+  var row_max = LEAST;
+  var row_sum = 0.0;
+  var reference = LEAST;
+
+  if (tid == 0u) { must_repeat = 0u; }
+  ${clearPadding(tile.keys, KEYS, unitCounts(record).QK8)}
+  ${clearPadding(tile.values, KEYS, unitCounts(record).DV8)}
+  for (var walk = 0u; walk < 2u; walk++) {
+    ${resetSums('o', ROW_TILES, sums)}
+    row_sum = 0.0;
+    reference = row_max;
+    { ${stageRows(keyRows(record, tile.keys, 'first_key'))} }
+    workgroupBarrier();
+    ${PHASES === 1 ? inTurn(record, tile) : sideBySide(record, tile)}
+    if (row_max > reference + ROOM) { must_repeat = 1u; }
+    if (workgroupUniformLoad(&must_repeat) == 0u) { break; }
+  }
+
+  ${repeat(Math.log2(THREADS / ROWS), (i) => `row_sum += subgroupShuffleXor(row_sum, ${1 << i}u);`)}
+  if (part == 0u) {
+    factors[row] = select(1.0 / row_sum, 0.0, row_sum == 0.0);
+    if (m < u.sq * GROUP) {
+      let at = ((split * u.batch + batch) * u.hq + head_of(tile, m)) * u.sq + position;
+      lse[at] = select((reference + log2(row_sum)) * ${Math.LN2}, u.minus_infinity, row_sum == 0.0);
+    }
+  }
+  let split_start = split * u.batch * u.sq * u.hq * DV;
+  ${storeOut(tile)}
+}
+`;
+}
+
+function matrixSteps(record: ForwardConstants): number {
+  return Math.ceil(unitCounts(record).QK8 / EDGE_UNITS);
+}
+
+/**
+ * Rows of queries as halves through the arena into matrices, in as many parts as the arena needs. Rows past the
+ * lengths hold what there is: their weights are 0.
+ */
+function loadQueries(record: ForwardConstants, tile: ForwardTile): string {
+  const { ROWS, ROW_TILES, arena } = tile;
+  const steps = matrixSteps(record);
+  const divisors = [...Array(steps).keys()].map((i) => i + 1).filter((parts) => steps % parts === 0);
+  const parts = divisors.find((n) => ROWS * ((steps / n) * EDGE_UNITS + 1) <= arena) ?? steps;
+  const units = (steps / parts) * EDGE_UNITS;
+  const stride = units + 1;
+  const copyRows = THREADS / ROW_COPIERS;
+  return repeat(
+    parts,
+    (part) => `
+  ${repeat(ROWS / copyRows, (r) => copyQueries(record, r * copyRows, part * units, units, stride))}
+  workgroupBarrier();
+  ${loadLefts('q', ROW_TILES, steps / parts, `row_group * ${ROW_TILES * EDGE * stride}u`, stride, (part * steps) / parts)}
+  workgroupBarrier();`,
+  );
+}
+
+/** This thread's share of one row: units of `first` on, to the arena. */
+function copyQueries(
+  record: ForwardConstants,
+  row: number,
+  first: number,
+  units: number,
+  stride: number,
+): string {
+  const { DN8, QK8 } = unitCounts(record);
+  const at = `(copy_row + ${row}u) * ${stride}u + copy_unit`;
+  const m = `min(first_row + copy_row + ${row}u, u.sq * GROUP - 1u)`;
+  return repeat(Math.ceil(units / ROW_COPIERS), (i) => {
+    const [from, to] = [first + i * ROW_COPIERS, first + Math.min((i + 1) * ROW_COPIERS, units)];
+    const unit = `copy_unit + ${from}u`;
+    const nope = `q_nope_unit(tile, ${m}, ${unit})`;
+    const rope = `q_rope_unit(tile, ${m}, ${unit} - DN8)`;
+    const put = (value: string): string => `arena[${at} + ${i * ROW_COPIERS}u] = ${value};`;
+    const both = `if (${unit} < DN8) { ${put(nope)} } else if (${unit} < QK8) { ${put(rope)} } else { ${put('vec4u(0u)')} }`;
+    const either =
+      to <= DN8
+        ? put(nope)
+        : from >= DN8 && to <= QK8
+          ? put(rope)
+          : QK8 > DN8
+            ? both
+            : `if (${unit} < DN8) { ${put(nope)} } else { ${put('vec4u(0u)')} }`;
+    return (i + 1) * ROW_COPIERS <= units
+      ? either
+      : `if (copy_unit < ${units - i * ROW_COPIERS}u) { ${either} }`;
+  });
+}
+
+/** All subgroups do the same: scores, softmax, sums. */
+function inTurn(record: ForwardConstants, tile: ForwardTile): string {
+  const nextKeys = keyRows(record, tile.keys, 'next_key');
+  const values = valueRows(record, tile.values, 'key');
+  return `
+  for (var step = 0u; step < steps; step++) {
+    let key = first_key + step * KEYS;
+    let next_key = min(key + KEYS, end_key - 1u);
+    ${tile.EARLY ? fetchRows([...nextKeys, ...values]) : ''}
+    ${scores(record, tile)}
+    workgroupBarrier();
+    ${tile.EARLY ? '' : fetchRows([...nextKeys, ...values])}
+    { ${softmax(tile, 'key')} }
+    ${putRows(nextKeys)}
+    ${putRows(values)}
+    workgroupBarrier();
+    ${addValues(tile)}
+  }
+  workgroupBarrier();`;
+}
+
+/** Half 0 is half a step ahead: it has the scores of a step while half 1 has the softmax of the step before. */
+function sideBySide(record: ForwardConstants, tile: ForwardTile): string {
+  const nextKeys = keyRows(record, tile.keys, 'next_key');
+  const values = valueRows(record, tile.values, 'key');
+  return `
+  for (var step = 0u; step <= steps; step++) {
+    let key = min(first_key + step * KEYS, max(end_key, 1u) - 1u);
+    let next_key = min(first_key + (step + 1u) * KEYS, max(end_key, 1u) - 1u);
+    ${fetchRows(nextKeys)}
+    ${fetchRows(values)}
+    for (var phase = 0u; phase < PHASES; phase++) {
+      if (half == phase) {
+        if (step > 0u) {
+          ${addValues(tile)}
+        }
+        if (step < steps) {
+          ${scores(record, tile)}
+        }
+      } else if (step + phase > 0u && step + phase <= steps) {
+        ${softmax(tile, '(first_key + (step + phase - 1u) * KEYS)')}
+      }
+      workgroupBarrier();
+    }
+    ${putRows(nextKeys)}
+    ${putRows(values)}
+    workgroupBarrier();
+  }`;
+}
+
+/** F1: scores of this subgroup's rows and keys. */
+function scores(
+  record: ForwardConstants,
+  { ROW_TILES, COLUMN_GROUPS, KEYS, keys, scores: to }: ForwardTile,
+): string {
+  const own = KEYS / EDGE / COLUMN_GROUPS;
+  const all = [...Array(own).keys()];
+  return byGroup(
+    'column_group',
+    COLUMN_GROUPS,
+    (group) => `
+    ${declareSums('s', ROW_TILES, own)}
+    ${multiplyRows(
+      's',
+      'q',
+      ROW_TILES,
+      matrixSteps(record),
+      all.map((c) => group * own + c),
+      keys,
+    )}
+    ${storeSums('s', ROW_TILES, all, 'scores_at + column_group * GROUP_SCORES', to.stride)}`,
+  );
+}
+
+/** F2, F3 so far: weights in place of scores, without branches. */
+function softmax({ ROWS, KEYS, weights, scores: from }: ForwardTile, key: string): string {
+  const part = (KEYS * ROWS) / THREADS;
+  const quads = part / 4;
+  const at = weights.at === from.at ? 'soft_at' : `WEIGHTS + row * WEIGHT_STRIDE + part * ${part / 8}u`;
+  return `
+    let column = ${key} + part * ROW_PART - band.x;
+    ${repeat(quads, (i) => `var x${i} = select(vec4f(HIDDEN), bitcast<vec4f>(arena[soft_at + ${i}u]), vec4u(column) + vec4u(${[0, 1, 2, 3].map((c) => `${4 * i + c}u`).join(', ')}) < vec4u(band.y));`)}
+    var most = x0;
+    ${repeat(quads - 1, (i) => `most = max(most, x${i + 1});`)}
+    var part_max = max(max(most.x, most.y), max(most.z, most.w));
+    ${repeat(Math.log2(THREADS / ROWS), (i) => `part_max = max(part_max, subgroupShuffleXor(part_max, ${1 << i}u));`)}
+    row_max = max(row_max, part_max * scale);
+    reference = select(reference, row_max + HEADROOM, reference == LEAST && row_max > LEAST);
+    ${repeat(quads, (i) => `x${i} = exp2(fma(x${i}, vec4f(scale), vec4f(-reference)));`)}
+    let sum4 = ${[...Array(quads).keys()].map((i) => `x${i}`).join(' + ')};
+    row_sum += (sum4.x + sum4.y) + (sum4.z + sum4.w);
+    ${repeat(part / 8, (i) => `arena[${at} + ${i}u] = vec4u(pack2x16float(x${2 * i}.xy), pack2x16float(x${2 * i}.zw), pack2x16float(x${2 * i + 1}.xy), pack2x16float(x${2 * i + 1}.zw));`)}`;
+}
+
+/** F4: weights of this subgroup's rows times its columns of the values. */
+function addValues({
+  ROWS,
+  KEYS,
+  ROW_TILES,
+  COLUMN_GROUPS,
+  columns,
+  values,
+  weights,
+  scores: from,
+}: ForwardTile): string {
+  const own = columns / COLUMN_GROUPS;
+  const part = (KEYS * ROWS) / THREADS;
+  // in place a thread's weights are the first half of where its scores were
+  const weightAt = (k: number): number =>
+    weights.at === from.at
+      ? Math.floor((k * EDGE) / part) * (part / 4) + ((k * EDGE) % part) / 8
+      : k * EDGE_UNITS;
+  return byGroup('column_group', COLUMN_GROUPS, (group) =>
+    addWeightedRows(
+      'o',
+      ROW_TILES,
+      KEYS / EDGE,
+      [...Array(own).keys()].map((c) => group * own + c),
+      values,
+      (r, k) => `weights_at + ${r * EDGE * weights.stride + weightAt(k)}u`,
+      weights.stride,
+    ),
+  );
+}
+
+/** The sums times their factors, through the arena in as many rounds as it needs. */
+function storeOut({ ROWS, ROW_TILES, COLUMN_GROUPS, columns, arena }: ForwardTile): string {
+  const own = columns / COLUMN_GROUPS;
+  const quads = 2 * EDGE_UNITS;
+  const perRound = Math.max(
+    1,
+    Math.min(own, Math.floor((Math.floor(arena / ROWS) - 1) / quads / COLUMN_GROUPS)),
+  );
+  return repeat(Math.ceil(own / perRound), (round) => {
+    const first = round * perRound;
+    const all = [...Array(Math.min(perRound, own - first)).keys()].map((i) => first + i);
+    const width = all.length * quads;
+    const stride = width * COLUMN_GROUPS + 1;
+    return `
+  ${storeSums('o', ROW_TILES, all, `row_group * ${ROW_TILES * EDGE * stride}u + column_group * ${width}u`, stride)}
+  workgroupBarrier();
+  for (var e = tid; e < ROWS * ${width * COLUMN_GROUPS}u; e += THREADS) {
+    let at = e / ${width * COLUMN_GROUPS}u;
+    let c = e % ${width * COLUMN_GROUPS}u;
+    let column = c / ${width}u * ${own * quads}u + ${first * quads}u + c % ${width}u;
+    if (first_row + at < u.sq * GROUP && column < DV4) {
+      out_store(split_start + out_start(tile, first_row + at), column, DV, bitcast<vec4f>(arena[at * ${stride}u + c]) * factors[at]);
+    }
+  }
+  workgroupBarrier();`;
+  });
+}

@@ -1,0 +1,104 @@
+/**
+ * MLAAttentionDkv on subgroup matrices, B2, B3, B5-B7 of gradients/README.md; the steps are in backward.ts.
+ * Grid: some (batch · key/value heads) × tiles of LEFT keys; under a causal mask the first have most rows to see.
+ * The heads' shares of dKRope go to `d_k_rope_shares`, one behind the other, and sumParts.ts adds them.
+ */
+import type { Binding, OperandConstants } from '../operands.js';
+import {
+  backwardHead,
+  backwardInputs,
+  backwardWork,
+  loadLeft,
+  placeBackward,
+  sidesOf,
+  storeGradients,
+  walkRight,
+} from './backward.js';
+import { SUM_ROWS, layOutBackward } from './backwardTile.js';
+import type { BackwardTile } from './backwardTile.js';
+import { declareSums, headOfGroup } from './wgsl.js';
+
+export function matrixDkvBindings({ DR }: OperandConstants): Binding[] {
+  const names = DR > 0 ? ['d_k', 'd_v', 'd_k_rope_shares'] : ['d_k', 'd_v'];
+  return [...backwardInputs, ...names.map((name): Binding => ({ name, access: 'write' }))];
+}
+
+export function matrixDkvTile(record: OperandConstants): BackwardTile {
+  return layOutBackward(backwardWork(record, true));
+}
+
+export function matrixDkvWgsl(record: OperandConstants): string {
+  const tile = matrixDkvTile(record);
+  const { queries, keys } = sidesOf(record);
+  const bindings = matrixDkvBindings(record);
+  const written = bindings.filter(({ access }) => access === 'write').map(({ name }) => name);
+  return `
+${backwardHead(record, tile, bindings, written)}
+// −lse and −delta of the staged rows, as the weights want them
+var<workgroup> lse_of_right: array<vec4f, ${32 / 4}>;
+var<workgroup> delta_of_right: array<vec4f, ${32 / 4}>;
+
+@compute @workgroup_size(THREADS)
+fn main(
+  @builtin(workgroup_id) group: vec3u,
+  @builtin(num_workgroups) groups: vec3u,
+  @builtin(local_invocation_index) tid: u32,
+  @builtin(subgroup_id) subgroup: u32) {
+  ${headOfGroup}
+  let lengths = lengths_of(batch);
+  let tile = Tile(batch, kv_head, lengths.x, lengths.y);
+  let first_key = group.y * LEFT;
+  let seeing = rows_of_keys(tile, first_key, LEFT);
+  let first_right = seeing.x;
+  let steps = (seeing.y - seeing.x + RIGHT - 1u) / RIGHT;
+  let scales = gradient_scales(tid);
+  // dOut is scaled already, and P by 2^P_SHIFT
+  let d_s_scale = scales.d_s / scales.d_out * exp2(-P_SHIFT);
+  ${placeBackward}
+  ${loadLeft(record, tile, keys, 'first_key')}
+  ${declareSums('g', SUM_ROWS, tile.own)}
+
+  let visible = rows_of_keys(tile, first_key + row, 1u);
+  let band = vec2u(visible.x, visible.y - visible.x);
+  let delta_scale = -scales.d_s * exp2(-P_SHIFT);
+  ${walkRight(
+    tile,
+    {
+      side: queries,
+      lse: ['lse_of_right[2u * part]', 'lse_of_right[2u * part + 1u]'],
+      delta: ['delta_of_right[2u * part]', 'delta_of_right[2u * part + 1u]'],
+      fetchStats: `let stats = row_stats(tile, $row + tid % RIGHT);`,
+      putStats: `
+    if (tid < RIGHT) {
+      lse_of_right[tid / 4u][tid % 4u] = fma(stats.x, -${Math.LOG2E}, P_SHIFT);
+      delta_of_right[tid / 4u][tid % 4u] = stats.y * delta_scale;
+    }`,
+    },
+    true,
+  )}
+
+  let value_factor = exp2(-P_SHIFT) / scales.d_out;
+  let key_factor = abs(u.scale) / scales.d_s;
+  ${storeGradients(tile, storeDkv(record, tile))}
+}
+`;
+}
+
+/** The first columns of the sums are dV's, then come dK's, the rope part on a unit of its own. */
+function storeDkv({ DN, DR }: OperandConstants, { valueSteps }: BackwardTile): string {
+  const nope = `if (key_column < DN4) { d_k_store(tile.batch * u.k_b + j * u.k_s + tile.kv_head * u.k_h, key_column, DN, value * key_factor); }`;
+  const rope = `if (key_column - 2u * DN8 < DR4) { d_k_rope_shares_store(tile.kv_head * u.batch * u.skv * DR + tile.batch * u.k_rope_b + j * u.k_rope_s, key_column - 2u * DN8, DR, value * key_factor); }`;
+  const isNope = 'key_column < 2u * DN8';
+  const store =
+    DR === 0 ? `if (${isNope}) { ${nope} }` : DN === 0 ? rope : `if (${isNope}) { ${nope} } else { ${rope} }`;
+  return `
+    let j = first_key + at;
+    if (j < u.skv) {
+      if (column < ${4 * valueSteps}u) {
+        if (column < DV4) { d_v_store(tile.batch * u.v_b + j * u.v_s + tile.kv_head * u.v_h, column, DV, value * value_factor); }
+      } else {
+        let key_column = column - ${4 * valueSteps}u;
+        ${store}
+      }
+    }`;
+}

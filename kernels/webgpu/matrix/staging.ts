@@ -1,0 +1,90 @@
+/**
+ * Rows of packed halves (halves.ts) on their way into the arena, eight threads a row. What is fetched waits in
+ * registers while matrices are multiplied; then it is put.
+ *
+ * Needs in the shader: `head` (batch · hkv + kv_head), `batch`, `copy_row`, `copy_unit` and the binding `halves`.
+ */
+import type { OperandConstants } from '../operands.js';
+import { repeat } from '../wgsl.js';
+import { unitCounts } from './halves.js';
+
+/** Threads that copy one row; THREADS / ROW_COPIERS rows are staged at a time. */
+export const ROW_COPIERS = 8;
+
+/** Where rows lie in the arena: `stride` units from one to the next, from unit `at` on. */
+export interface Place {
+  at: number;
+  stride: number;
+}
+
+/** This thread's share of one row of a region. */
+export interface Copied {
+  /** prefix of the registers that hold it */
+  name: string;
+  units: number;
+  /** WGSL for where the row begins in `halves`, and in the arena */
+  from: string;
+  to: string;
+}
+
+/** Keys `key` + copy_row: each head's own columns, and those that all heads share. */
+export function keyRows(record: OperandConstants, { at, stride }: Place, key: string): Copied[] {
+  const { DN8, DR8 } = unitCounts(record);
+  const row = `min(${key} + copy_row, u.skv - 1u)`;
+  const to = `${at}u + copy_row * ${stride}u`;
+  return [
+    { name: 'k', units: DN8, from: `u.k_at + (head * u.skv + ${row}) * DN8`, to },
+    { name: 'k_rope', units: DR8, from: `u.k_rope_at + (batch * u.skv + ${row}) * DR8`, to: `${to} + DN8` },
+  ].filter(({ units }) => units > 0);
+}
+
+/** Values `key` + copy_row. */
+export function valueRows(record: OperandConstants, { at, stride }: Place, key: string): Copied[] {
+  const from = `u.v_at + (head * u.skv + min(${key} + copy_row, u.skv - 1u)) * DV8`;
+  return [{ name: 'v', units: unitCounts(record).DV8, from, to: `${at}u + copy_row * ${stride}u` }];
+}
+
+/** Packed rows of queries `m` + copy_row. */
+export function queryRows(record: OperandConstants, { at, stride }: Place, m: string): Copied[] {
+  const from = `u.q_at + (head * u.sq * GROUP + min(${m} + copy_row, u.sq * GROUP - 1u)) * QK8`;
+  return [{ name: 'q', units: unitCounts(record).QK8, from, to: `${at}u + copy_row * ${stride}u` }];
+}
+
+/** Packed rows of dOut. */
+export function gradientRows(record: OperandConstants, { at, stride }: Place, m: string): Copied[] {
+  const from = `u.d_out_at + (head * u.sq * GROUP + min(${m} + copy_row, u.sq * GROUP - 1u)) * DV8`;
+  return [{ name: 'd_out', units: unitCounts(record).DV8, from, to: `${at}u + copy_row * ${stride}u` }];
+}
+
+export function fetchRows(rows: Copied[]): string {
+  return rows
+    .map(
+      ({ name, units, from }) => `let ${name}_from = ${from} + copy_unit;
+${repeat(Math.ceil(units / ROW_COPIERS), (i) => `let ${name}_${i} = halves[${name}_from + ${i * ROW_COPIERS}u];`)}`,
+    )
+    .join('\n');
+}
+
+export function putRows(rows: Copied[]): string {
+  const putRow = ({ name, units, to }: Copied): string =>
+    repeat(Math.ceil(units / ROW_COPIERS), (i) => {
+      const put = `arena[${to} + copy_unit + ${i * ROW_COPIERS}u] = ${name}_${i};`;
+      return (i + 1) * ROW_COPIERS <= units ? put : `if (copy_unit < ${units - i * ROW_COPIERS}u) { ${put} }`;
+    });
+  return rows.map(putRow).join('\n');
+}
+
+/** Both, where nothing else is to be done meanwhile. */
+export function stageRows(rows: Copied[]): string {
+  return `${fetchRows(rows)}\n${putRows(rows)}`;
+}
+
+/** Units of `rows` staged rows that nothing is put into: 0 times them must be 0. */
+export function clearPadding({ at, stride }: Place, rows: number, units: number): string {
+  const padding = stride - 1 - units;
+  if (padding === 0) return '';
+  return `
+  for (var e = tid; e < ${rows * padding}u; e += THREADS) {
+    arena[${at}u + e / ${padding}u * ${stride}u + ${units}u + e % ${padding}u] = vec4u(0u);
+  }`;
+}

@@ -1,0 +1,151 @@
+/**
+ * Verbs of the shaders on subgroup matrices (lane T3).
+ *
+ * All tiles lie in one `arena: array<vec4u>` of workgroup memory. A unit is one element of it: eight halves or four
+ * floats. Rows have one unit more than they need, against bank conflicts. A browser checks every matrix load whose
+ * offset is not a constant, at three times its cost: so the operand that all subgroups read (staged keys or rows) is
+ * loaded at constant offsets, and matrices are named variables, never arrays.
+ */
+import { repeat } from '../wgsl.js';
+
+/** Rows, columns and depth of one matrix. */
+export const EDGE = 16;
+
+/** Units of halves that one matrix spans. */
+export const EDGE_UNITS = EDGE / 8;
+
+/** Lanes of a subgroup, which the threads of a row and the matrices count on. */
+export const LANES = 32;
+
+export const matrixHead = `
+enable f16;
+enable subgroups;
+enable chromium_experimental_subgroup_matrix;
+
+alias Left = subgroup_matrix_left<f16, ${EDGE}, ${EDGE}>;
+alias Right = subgroup_matrix_right<f16, ${EDGE}, ${EDGE}>;
+alias Sums = subgroup_matrix_result<f32, ${EDGE}, ${EDGE}>;`;
+
+/** Eight floats as halves; finite ones stay finite. */
+export const halvesOf = `
+fn halves_of(a: vec4f, b: vec4f) -> vec4u {
+  let most = vec4f(65504.0);
+  let x = clamp(a, -most, most);
+  let y = clamp(b, -most, most);
+  return vec4u(pack2x16float(x.xy), pack2x16float(x.zw), pack2x16float(y.xy), pack2x16float(y.zw));
+}`;
+
+/** `var NAMEr_c = Sums();` for each matrix of a block. Written as a constructor: in loops `var x: Sums;` keeps its old value. */
+export function declareSums(name: string, rows: number, columns: number): string {
+  return repeat(rows * columns, (i) => `var ${name}${Math.floor(i / columns)}_${i % columns} = Sums();`);
+}
+
+/** Loads a block of left matrices that stay: `NAMEr_k` from `at` + r·16 rows + k matrices. */
+export function loadLefts(
+  name: string,
+  rows: number,
+  steps: number,
+  at: string,
+  stride: number,
+  first = 0,
+): string {
+  return repeat(rows * steps, (i) => {
+    const [r, k] = [Math.floor(i / steps), i % steps];
+    const offset = r * EDGE * stride + k * EDGE_UNITS;
+    return `let ${name}${r}_${first + k} = subgroupMatrixLoad<Left, row_major>(&arena, ${at} + ${offset}u, ${stride}u);`;
+  });
+}
+
+/** Where a right operand is staged: rows of `stride` units from unit `at` on. */
+export interface Staged {
+  at: number;
+  stride: number;
+}
+
+/**
+ * `SUMSr_c += left_r,k · rightᵀ`: products of rows with rows. Left matrices have names, the right rows are staged;
+ * `columns` are the groups of sixteen right rows that this subgroup multiplies.
+ */
+export function multiplyRows(
+  sums: string,
+  left: string,
+  rows: number,
+  steps: number,
+  columns: number[],
+  { at, stride }: Staged,
+): string {
+  return repeat(steps, (k) =>
+    columns
+      .map((column, c) => {
+        const offset = at + column * EDGE * stride + k * EDGE_UNITS;
+        return `{
+  let right = subgroupMatrixLoad<Right, col_major>(&arena, ${offset}u, ${stride}u);
+${repeat(rows, (r) => `  ${sums}${r}_${c} = subgroupMatrixMultiplyAccumulate(${left}${r}_${k}, right, ${sums}${r}_${c});`)}
+}`;
+      })
+      .join('\n'),
+  );
+}
+
+/**
+ * `SUMSr_c += weights_r,k · staged rows`: weights are halves in the arena at `weightsAt(r, k)`, WGSL; `columns` are the
+ * groups of sixteen columns of the staged rows that this subgroup sums.
+ */
+export function addWeightedRows(
+  sums: string,
+  rows: number,
+  steps: number,
+  columns: number[],
+  { at, stride }: Staged,
+  weightsAt: (r: number, k: number) => string,
+  weightStride: number,
+  firstSum = 0,
+): string {
+  return repeat(
+    steps,
+    (k) => `{
+${repeat(rows, (r) => `  let w${r} = subgroupMatrixLoad<Left, row_major>(&arena, ${weightsAt(r, k)}, ${weightStride}u);`)}
+${columns
+  .map((column, c) => {
+    const offset = at + k * EDGE * stride + column * EDGE_UNITS;
+    const into = (r: number): string => `${sums}${r}_${firstSum + c}`;
+    return `  {
+    let right = subgroupMatrixLoad<Right, row_major>(&arena, ${offset}u, ${stride}u);
+${repeat(rows, (r) => `    ${into(r)} = subgroupMatrixMultiplyAccumulate(w${r}, right, ${into(r)});`)}
+  }`;
+  })
+  .join('\n')}
+}`,
+  );
+}
+
+/** Stores a block of sums as floats: matrix r, c at `at` + r·16 rows + c matrices. */
+export function storeSums(name: string, rows: number, columns: number[], at: string, stride: number): string {
+  return repeat(rows * columns.length, (i) => {
+    const [r, c] = [Math.floor(i / columns.length), i % columns.length];
+    const offset = r * EDGE * stride + c * 2 * EDGE_UNITS;
+    return `subgroupMatrixStore<row_major>(&arena, ${at} + ${offset}u, ${name}${r}_${columns[c]}, ${stride}u);`;
+  });
+}
+
+/** Makes a block of sums 0 again. */
+export function resetSums(name: string, rows: number, columns: number): string {
+  return repeat(rows * columns, (i) => `${name}${Math.floor(i / columns)}_${i % columns} = Sums();`);
+}
+
+/** `body(group)` for the value of the WGSL variable `name`, as a chain of branches: offsets in them are constants. */
+export function byGroup(name: string, groups: number, body: (group: number) => string): string {
+  if (groups === 1) return body(0);
+  const branches = Array.from({ length: groups }, (_, group) => {
+    const condition = group < groups - 1 ? `if (${name} == ${group}u) ` : '';
+    return `${condition}{\n${body(group)}\n}`;
+  });
+  return branches.join(' else ');
+}
+
+/** `head`: the (batch, key/value head) of a workgroup, heads fastest; the grid may have more than there are. */
+export const headOfGroup = `
+  let head = group.z / u.splits * groups.x + group.x;
+  if (head >= u.batch * u.hkv) { return; }
+  let batch = head / u.hkv;
+  let kv_head = head % u.hkv;`;

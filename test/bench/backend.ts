@@ -1,0 +1,41 @@
+import * as tf from '@tensorflow/tfjs-core';
+import { openDawn } from '../../src/device/node.js';
+
+export const backendNames = ['cpu', 'wasm', 'webgpu', 'tensorflow'] as const;
+export type BackendName = (typeof backendNames)[number];
+
+export interface ChosenBackend {
+  device: { name: string; isSoftware: boolean };
+  /** Makes the webgpu backend anew; tensors must not outlive it. Elsewhere nothing is done. */
+  renew: () => Promise<void>;
+}
+
+/** `stock`: tfjs's own GPU device instead of ours. Without a name: webgpu where there is a GPU, else wasm. */
+export async function chooseBackend(name: BackendName | undefined, stock: boolean): Promise<ChosenBackend> {
+  if (name === undefined || name === 'webgpu') {
+    const { adapter, ...dawn } = await openDawn();
+    if (adapter && (name || !adapter.isSoftware)) {
+      await import('@tensorflow/tfjs-backend-webgpu');
+      const { installDevice } = await import('../../src/webgpu.js');
+      const renew = stock ? renewStockDevice : installDevice;
+      await renew();
+      return { device: adapter, renew };
+    }
+    if (name && 'reason' in dawn) throw new Error(`bench: backend webgpu is not there: ${dawn.reason}`);
+  }
+  const renew = async (): Promise<void> => undefined;
+  if (name === 'tensorflow') {
+    await import('../../src/node.js');
+    return { device: { name: 'libtensorflow', isSoftware: true }, renew };
+  }
+  await import('../../src/wasm.js');
+  await tf.setBackend(name ?? 'wasm');
+  return { device: { name: 'one CPU core', isSoftware: true }, renew };
+}
+
+async function renewStockDevice(): Promise<void> {
+  const factory = tf.findBackendFactory('webgpu');
+  tf.removeBackend('webgpu');
+  tf.registerBackend('webgpu', factory);
+  await tf.setBackend('webgpu');
+}

@@ -1,0 +1,54 @@
+import type { SteadyClock } from './clock.js';
+
+/** What one call takes. */
+export interface Figure {
+  /** median milliseconds a call, in a stream of calls with one wait at its end */
+  wallMs: number;
+  /** shortest and longest of the streams */
+  spreadMs: [number, number];
+  /** median milliseconds of GPU time a call by timestamps, where the device has them */
+  gpuMs?: number;
+  /** the GPU's clock never settled while this was measured */
+  isSlow: boolean;
+}
+
+/** Queues this many calls, waits for the last one to end, and gives the milliseconds a call. */
+export type Stream = (calls: number) => Promise<number>;
+
+const streams = 5;
+const mostCalls = 20;
+/** What a stream of slow calls may take. */
+const streamMs = 1000;
+/** A call of at least that keeps the GPU busy by itself. */
+const busyMs = 2;
+/** What plain JavaScript needs until it is optimised. */
+const warmUpMs = 400;
+
+/** Measures the GPU time of single calls, `repeats` times behind `busyCalls` others. */
+export type GpuTime = (repeats: number, busyCalls: number) => Promise<number | undefined>;
+
+/** Warms up (compiles), then measures streams of calls, and the GPU time of single ones. */
+export async function measureStreams(
+  stream: Stream,
+  clock: SteadyClock,
+  gpuTime: GpuTime = async () => undefined,
+): Promise<Figure> {
+  await stream(1);
+  const once = await stream(1);
+  const calls = Math.max(1, Math.min(mostCalls, Math.round(streamMs / once)));
+  const repeats = Math.max(streams, calls);
+  const busyCalls = Math.min(mostCalls, Math.floor(busyMs / once));
+  if (once < 100)
+    for (const start = performance.now(); performance.now() - start < warmUpMs;) await stream(calls);
+  const { value, isSlow } = await clock.steadily(async () => {
+    const times: number[] = [];
+    for (let n = 0; n < streams; n++) times.push(await stream(calls));
+    const spreadMs: [number, number] = [Math.min(...times), Math.max(...times)];
+    return { wallMs: median(times), spreadMs, gpuMs: await gpuTime(repeats, busyCalls) };
+  });
+  return { ...value, isSlow };
+}
+
+export function median(values: number[]): number {
+  return values.toSorted((a, b) => a - b)[Math.floor(values.length / 2)];
+}

@@ -1,0 +1,125 @@
+/** Peers that run in a process of their own: asked by a shape as JSON, they print their figures as JSON. */
+import { execFile } from 'node:child_process';
+import { fileURLToPath } from 'node:url';
+import { promisify } from 'node:util';
+import type { Figure } from './figure.js';
+import type { AttentionShape, DecodeShape } from './shapes.js';
+
+export type KernelName = 'forward' | 'forward+backward' | 'decode';
+
+/** What a peer takes for one of our lines, or why it has no figure. */
+export type PeerResult = { peer: string } & (Figure | { skipped: string });
+
+export interface PeerAnswer {
+  /** of the peer and what it runs on, by name */
+  versions: Record<string, string>;
+  results: Partial<Record<KernelName, PeerResult[]>>;
+}
+
+export type PeerRequest = { isSoftware: boolean } & (
+  ({ op: 'attention' } & AttentionShape) | ({ op: 'decode' } & DecodeShape)
+);
+
+const run = promisify(execFile);
+const script = (name: string): string => fileURLToPath(new URL(name, import.meta.url));
+const timeoutMs = 300_000;
+
+export class PeerProgram {
+  readonly versions: Record<string, string> = {};
+  private absence: string | undefined;
+
+  constructor(
+    private readonly name: string,
+    private readonly command: string,
+    private readonly args: string[],
+  ) {}
+
+  /** Never throws: a peer that fails is skipped, with its reason, and one that is absent is not asked again. */
+  async ask(request: PeerRequest): Promise<PeerAnswer['results']> {
+    const skip = (skipped: string): PeerAnswer['results'] => {
+      const results = [{ peer: this.name, skipped }];
+      return request.op === 'decode'
+        ? { decode: results }
+        : { forward: results, 'forward+backward': results };
+    };
+    if (this.absence !== undefined) return skip(this.absence);
+    try {
+      const args = [...this.args, JSON.stringify(request)];
+      const { stdout } = await run(this.command, args, { timeout: timeoutMs, maxBuffer: 2 ** 26 });
+      const answer = parseAnswer(stdout);
+      if ('absent' in answer) return skip((this.absence = answer.absent));
+      Object.assign(this.versions, answer.versions);
+      return answer.results;
+    } catch (error) {
+      const { code, stderr, message } = error as Error & { code?: unknown; stderr?: string };
+      if (code === 'ENOENT') return skip((this.absence = `there is no ${this.command}`));
+      return skip(errorLine(stderr ?? '') || lastLine(message));
+    }
+  }
+}
+
+/** One after another, each in the same minute as ours; gives their results for a line. */
+export async function askAll(
+  programs: PeerProgram[],
+  request: PeerRequest,
+): Promise<(kernel: KernelName) => PeerResult[]> {
+  const answers: PeerAnswer['results'][] = [];
+  for (const program of programs) answers.push(await program.ask(request));
+  return (kernel) => answers.flatMap((results) => results[kernel] ?? []);
+}
+
+/** PyTorch, where the machine's python3 has it with CUDA. */
+export function torchProgram(): PeerProgram {
+  return new PeerProgram('torch', 'python3', [script('torch_peers.py')]);
+}
+
+/** ONNX Runtime, where it is installed: a crash of its native code ends its own process only. */
+export function onnxProgram(): PeerProgram {
+  return new PeerProgram('onnx', process.execPath, [...process.execArgv, script('onnxPeer.ts')]);
+}
+
+/** The last line that a peer has printed; libraries may have printed before it. */
+export function parseAnswer(stdout: string): PeerAnswer | { absent: string } {
+  const line = lastLine(stdout);
+  let answer: unknown;
+  try {
+    answer = JSON.parse(line);
+  } catch {
+    throw new Error(`expected JSON in the last line, got ${JSON.stringify(line)}`);
+  }
+  if (isRecord(answer) && typeof answer.absent === 'string') return { absent: answer.absent };
+  if (isRecord(answer) && isRecord(answer.versions) && isRecord(answer.results)) {
+    const results = Object.values(answer.results);
+    if (results.every((list) => Array.isArray(list) && list.every(isResult)))
+      return answer as unknown as PeerAnswer;
+  }
+  throw new Error(`expected {absent} or {versions, results}, got ${line}`);
+}
+
+function isResult(value: unknown): boolean {
+  if (!isRecord(value) || typeof value.peer !== 'string') return false;
+  const { skipped, wallMs, spreadMs, gpuMs, isSlow } = value;
+  if (typeof skipped === 'string') return true;
+  const isNumber = (x: unknown): boolean => typeof x === 'number' && x > 0;
+  return (
+    isNumber(wallMs) &&
+    Array.isArray(spreadMs) &&
+    spreadMs.length === 2 &&
+    spreadMs.every(isNumber) &&
+    (gpuMs === undefined || isNumber(gpuMs)) &&
+    typeof isSlow === 'boolean'
+  );
+}
+
+function isRecord(value: unknown): value is Record<string, unknown> {
+  return typeof value === 'object' && value !== null && !Array.isArray(value);
+}
+
+/** What went wrong, by the last line that names an error; Python ends with it, Node does not. */
+function errorLine(stderr: string): string {
+  return stderr.match(/^\w*(Error|Exception)\b.*/gm)?.at(-1) ?? lastLine(stderr);
+}
+
+function lastLine(text: string): string {
+  return text.trimEnd().split('\n').at(-1) ?? '';
+}
