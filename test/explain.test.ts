@@ -1,12 +1,16 @@
 /** explain() tells what would run, and it is what runs. */
 import type { WebGPUBackend } from '@tensorflow/tfjs-backend-webgpu';
 import * as tf from '@tensorflow/tfjs-core';
+import type { Capabilities } from '../kernels/webgpu/capabilities.js';
 import { compiledKeys } from '../kernels/webgpu/pipeline.js';
+import { planDq, planForward } from '../kernels/webgpu/plans.js';
 import { explain, mlaAttention, mlaDecode } from '../src/index.js';
-import type { KernelName } from '../src/index.js';
+import type { KernelName, Precision } from '../src/index.js';
 import '../src/webgpu.js';
+import { attentionCases } from './cases.js';
 import { onEachDevice, threadsInIsolation } from './support/devices.js';
 import { expectEqual, expectTrue } from './support/expect.js';
+import { problemOf } from './support/inputs.js';
 import './support/losses.js';
 import { isPage } from './support/onDevice.js';
 
@@ -23,7 +27,7 @@ const kernels = {
 const lanes = {
   cpu: ['reference'],
   wasm: ['SIMD', 'relaxed SIMD'],
-  webgpu: ['T1'],
+  webgpu: ['T1', 'T1s', 'T2'],
   tensorflow: ['sse2', 'avx2', 'avx512'],
 };
 
@@ -144,6 +148,18 @@ describe('explain', () => {
       return;
     }
 
+    it('says on webgpu which lane runs, and why no other', () => {
+      const lanesOf = (precision: 'float32' | 'float16'): (string | undefined)[] => {
+        const { lane, computePrecision, passedOver } = explain('mlaAttention', attention, { precision });
+        const reasons = new Map(passedOver.map(({ candidate, reason }) => [candidate, reason]));
+        return [lane, computePrecision, ...['T2', 'T1s', 'T1'].map((name) => reasons.get(name))];
+      };
+      const noSubgroups = 'the device has no subgroups';
+      const narrow = "precision 'float32' wants float32 operands";
+      expectEqual(lanesOf('float32'), ['T1', 'float32', narrow, noSubgroups, undefined]);
+      expectEqual(lanesOf('float16'), ['T2', 'float16', undefined, noSubgroups, 'T2 goes first']);
+    });
+
     it('has the cache keys of the pipelines that the dispatch then compiles', async () => {
       const { device } = tf.backend() as WebGPUBackend;
       const before = new Set(compiledKeys(device));
@@ -177,6 +193,75 @@ describe('explain', () => {
       expectEqual(compiledKeys(device).length, before, 'pipelines');
       q.dispose();
     });
+  });
+});
+
+describe('lanes of webgpu', () => {
+  const device: Capabilities = {
+    limits: {
+      maxComputeWorkgroupStorageSize: 16384,
+      maxComputeInvocationsPerWorkgroup: 256,
+      maxComputeWorkgroupSizeX: 256,
+    },
+    hasF16: false,
+    subgroups: { min: 8, max: 32 },
+    matrices: [],
+  };
+
+  /** A tile of which has rows of eight threads or more. */
+  const [several] = attentionCases.filter(({ name }) => name === 'deepseek 257');
+
+  /** Lane, what it has compiled in, and why other lanes are passed over. */
+  function plan(
+    kernel: 'MLAAttention' | 'MLAAttentionDq',
+    precision: Precision,
+    on: Capabilities,
+  ): unknown[] {
+    const problem = { ...problemOf(several), precision };
+    const planned =
+      kernel === 'MLAAttention' ? planForward(kernel, problem, on) : planDq(kernel, problem, on);
+    const { lane, main, passedOver } = planned;
+    const others = passedOver.filter(({ candidate }) => candidate.startsWith('T'));
+    const reasons = others.map(({ candidate, reason }) => `${candidate}: ${reason}`);
+    return [lane, ...(main.cacheKey.match(/"SUBGROUP":\d+|"HALVES":\d/g) ?? []), ...reasons];
+  }
+
+  const narrow = "precision 'float32' wants float32 operands";
+  const noMatrices = 'T3: the device has no shader-f16';
+
+  it('T1s reduces rows by subgroups, in float32', () => {
+    const others = [`T3: ${narrow}`, `T2: ${narrow}`, 'T1: T1s goes first'];
+    expectEqual(plan('MLAAttention', 'float32', device), ['T1s', '"SUBGROUP":8', '"HALVES":0', ...others]);
+  });
+
+  it('T1s is T1 where no rows are reduced', () => {
+    const others = [`T3: ${narrow}`, `T2: ${narrow}`, 'T1s: no rows to reduce: T1 is the same'];
+    expectEqual(plan('MLAAttentionDq', 'float32', device), ['T1', '"SUBGROUP":1', '"HALVES":0', ...others]);
+  });
+
+  it("T2 runs for 'float16' and 'auto', with and without subgroups", () => {
+    const others = [noMatrices, 'T1s: T2 goes first', 'T1: T2 goes first'];
+    const expected = ['T2', '"SUBGROUP":8', '"HALVES":1', ...others];
+    expectEqual(plan('MLAAttention', 'float16', device), expected);
+    expectEqual(plan('MLAAttention', 'auto', device), expected);
+    const without = [noMatrices, 'T1s: the device has no subgroups', 'T1: T2 goes first'];
+    expectEqual(plan('MLAAttention', 'auto', { ...device, subgroups: undefined }), [
+      ...['T2', '"SUBGROUP":1', '"HALVES":1'],
+      ...without,
+    ]);
+  });
+
+  it('says of every lane why it has no tile', () => {
+    const limits = { ...device.limits, maxComputeWorkgroupStorageSize: 1024 };
+    let message = '';
+    try {
+      plan('MLAAttention', 'auto', { ...device, limits });
+    } catch (error) {
+      ({ message } = error as Error);
+    }
+    for (const lane of ['T2', 'T1s', 'T1']) {
+      expectTrue(message.includes(`${lane}: no tile fits this device (LEFT=`), message);
+    }
   });
 });
 

@@ -9,7 +9,7 @@ import { onEachDevice } from './support/devices.js';
 import type { Device } from './support/devices.js';
 import { expectEqual, expectTrue } from './support/expect.js';
 import { boundsOf, goldenFolders, isLater, maskOf, readManifest, readTensors } from './support/golden.js';
-import type { GoldenEntry, GoldenKind } from './support/golden.js';
+import type { GoldenEntry, GoldenKind, GoldenPrecision } from './support/golden.js';
 import type { DataByName } from './support/inputs.js';
 import { allowSavedTensors, isPage, read, toTensors } from './support/onDevice.js';
 
@@ -22,8 +22,8 @@ interface GoldenCall {
   run: (...inputs: tf.Tensor[]) => Outputs;
 }
 
-const calls: Record<GoldenKind, (entry: GoldenEntry) => GoldenCall> = {
-  attention: (entry) => {
+const calls: Record<GoldenKind, (entry: GoldenEntry, precision: GoldenPrecision) => GoldenCall> = {
+  attention: (entry, precision) => {
     const { layout, scale } = entry.attrs;
     const { causal, window, qLengths, kvLengths } = maskOf(entry);
     const options = {
@@ -33,6 +33,7 @@ const calls: Record<GoldenKind, (entry: GoldenEntry) => GoldenCall> = {
       window,
       qLengths,
       kvLengths,
+      precision,
     };
     const isSplit = entry.kForm === 'split';
     return {
@@ -46,7 +47,7 @@ const calls: Record<GoldenKind, (entry: GoldenEntry) => GoldenCall> = {
         }),
     };
   },
-  decode: (entry) => {
+  decode: (entry, precision) => {
     const { causal, kvLengths } = maskOf(entry);
     const softmaxScale = entry.attrs.scale as number;
     return {
@@ -57,6 +58,7 @@ const calls: Record<GoldenKind, (entry: GoldenEntry) => GoldenCall> = {
           softmaxScale,
           causal,
           kvLengths,
+          precision,
           returnLse: true,
         }),
     };
@@ -72,12 +74,17 @@ const calls: Record<GoldenKind, (entry: GoldenEntry) => GoldenCall> = {
   }),
 };
 
-async function compareWithGolden(kind: GoldenKind, entry: GoldenEntry, data: DataByName): Promise<void> {
-  const { inputs: inputNames, gradients, run } = calls[kind](entry);
+async function compareWithGolden(
+  kind: GoldenKind,
+  entry: GoldenEntry,
+  data: DataByName,
+  precision: GoldenPrecision,
+): Promise<void> {
+  const { inputs: inputNames, gradients, run } = calls[kind](entry, precision);
   const before = tf.memory().numTensors;
   const inputs = toTensors(data, inputNames);
   const expect = async (name: string, tensor: tf.Tensor): Promise<void> =>
-    expectClose(name, await read(tensor), data[`expected.${name}`], boundsOf(entry, name));
+    expectClose(name, await read(tensor), data[`expected.${name}`], boundsOf(entry, name, precision));
 
   const { out, lse } = run(...inputs);
   await expect('out', out);
@@ -131,6 +138,11 @@ function whySkipped(entry: GoldenEntry, { backend, isSoftware }: Device, folder:
   return isPage && !inSoftwarePage.includes(entry.name) ? 'runs in Node' : undefined;
 }
 
+/** Where halves are computed with; a software GPU has the table for the rest. */
+function runsInHalves({ tags }: GoldenEntry, kind: GoldenKind, { backend, isSoftware }: Device): boolean {
+  return backend === 'webgpu' && kind !== 'merge' && (!isSoftware || tags.includes('stress'));
+}
+
 describe('golden files', () => {
   allowSavedTensors();
 
@@ -142,8 +154,13 @@ describe('golden files', () => {
           for (const entry of entries ?? []) {
             const name = `${kind}: ${entry.name}`;
             const reason = whySkipped(entry, device, folder);
+            const compare = async (precision: GoldenPrecision): Promise<void> =>
+              compareWithGolden(kind, entry, await readTensors(folder, kind, entry), precision);
             if (reason) it.skip(`${name} (${reason})`);
-            else it(name, async () => compareWithGolden(kind, entry, await readTensors(folder, kind, entry)));
+            else it(name, () => compare('float32'));
+            if (runsInHalves(entry, kind, device) && !reason) {
+              it(`${name}, precision 'float16'`, () => compare('float16'));
+            }
           }
         }
       });

@@ -1,4 +1,5 @@
 /** Tiles: the byte formula, the bindings, and every candidate's WGSL through Dawn's compiler. */
+import type { LaneConstants } from '../kernels/webgpu/capabilities.js';
 import { forwardConstants, forwardWork, mlaAttentionWgsl } from '../kernels/webgpu/mlaAttention.js';
 import { dkvWork, mlaAttentionDkvWgsl } from '../kernels/webgpu/mlaAttentionDkv.js';
 import { dqWork, mlaAttentionDqWgsl } from '../kernels/webgpu/mlaAttentionDq.js';
@@ -21,7 +22,7 @@ const stockBindings = 8;
 
 interface TileKernel {
   name: string;
-  work: (problem: MlaProblem) => TileWork;
+  work: (problem: MlaProblem, lane?: LaneConstants) => TileWork;
   wgsl: (problem: MlaProblem, tile: Tile) => string;
 }
 
@@ -42,6 +43,18 @@ const kernels: TileKernel[] = [
     wgsl: (problem, tile) => mlaAttentionDkvWgsl(operandConstants(problem), tile),
   },
 ];
+
+/** T1, T1s where a subgroup holds a part of a row and where it holds all of it, T2. */
+const lanes: LaneConstants[] = [
+  { SUBGROUP: 1, HALVES: 0 },
+  { SUBGROUP: 4, HALVES: 0 },
+  { SUBGROUP: 32, HALVES: 0 },
+  { SUBGROUP: 8, HALVES: 1 },
+];
+
+function laneName({ SUBGROUP, HALVES }: LaneConstants): string {
+  return `SUBGROUP=${SUBGROUP} HALVES=${HALVES}`;
+}
 
 /** Each sort of shader once: vec4 and scalar rows, rope inside, apart and absent, lengths and groups, decode. */
 const names = [
@@ -85,30 +98,42 @@ describe('tiles', () => {
 
     it(`${name}: the byte formula is what the shader declares`, () => {
       for (const { name: caseName, problem } of problems) {
-        for (const tile of allTiles(work(problem))) {
-          expectEqual(declaredBytes(wgsl(problem, tile)), tile.bytes, `${caseName}, ${nameOf(tile)}`);
+        for (const lane of lanes) {
+          for (const tile of allTiles(work(problem, lane))) {
+            const name = `${caseName}, ${laneName(lane)}, ${nameOf(tile)}`;
+            expectEqual(declaredBytes(wgsl(problem, tile)), tile.bytes, name);
+          }
         }
       }
     });
 
     it(`${name}: some tile fits 16 KiB and 256 threads, whatever the problem`, () => {
       for (const { problem } of problems) {
-        const { tile, passedOver } = chooseTile(work(problem), portable);
-        expectTrue(tile.bytes <= portable.maxComputeWorkgroupStorageSize, nameOf(tile));
-        expectTrue(passedOver.length > 0, 'nothing passed over');
+        for (const lane of lanes) {
+          const { tile, passedOver } = chooseTile(work(problem, lane), portable);
+          expectTrue(tile.bytes <= portable.maxComputeWorkgroupStorageSize, nameOf(tile));
+          expectTrue(passedOver.length > 0, 'nothing passed over');
+        }
       }
     });
 
-    it(`${name}: every candidate compiles`, async function () {
-      this.timeout(300_000);
-      const device = await (await openNullDawn()).requestDevice();
-      for (const { name: caseName, problem } of problems) {
-        for (const tile of allTiles(work(problem))) {
-          await expectToCompile(device, wgsl(problem, tile), `${caseName}, ${nameOf(tile)}`);
+    const compiled = new Set<string>();
+    for (const lane of lanes) {
+      it(`${name}, ${laneName(lane)}: every candidate compiles`, async function () {
+        this.timeout(300_000);
+        // the installed WebGPU types are older than subgroups
+        const requiredFeatures = ['subgroups' as string as GPUFeatureName].slice(lane.SUBGROUP > 1 ? 0 : 1);
+        const device = await (await openNullDawn()).requestDevice({ requiredFeatures });
+        for (const { name: caseName, problem } of problems) {
+          for (const tile of allTiles(work(problem, lane))) {
+            const code = wgsl(problem, tile);
+            if (!compiled.has(code)) await expectToCompile(device, code, `${caseName}, ${nameOf(tile)}`);
+            compiled.add(code);
+          }
         }
-      }
-      device.destroy();
-    });
+        device.destroy();
+      });
+    }
   }
 
   it('says of each candidate why it was passed over, and throws when none fits', () => {
@@ -124,18 +149,28 @@ describe('tiles', () => {
     } catch (error) {
       ({ message } = error as Error);
     }
-    expectTrue(message.startsWith('no tile fits this device (LEFT=64'), message);
+    expectTrue(message.startsWith('no tile fits this device (LEFT='), message);
+  });
+
+  it('takes the tile that is preferred, where it is legal', () => {
+    const work = forwardWork(plain[0].problem);
+    const { tile, passedOver, candidates } = chooseTile(work, portable);
+    expectEqual(candidates[0], nameOf(tile), 'cheapest');
+    const last = candidates[candidates.length - 1];
+    expectEqual(nameOf(chooseTile(work, portable, last).tile), last, 'preferred');
+    const illegal = passedOver.find(({ reason }) => !reason.startsWith('cost'))?.candidate;
+    expectEqual(nameOf(chooseTile(work, portable, illegal).tile), nameOf(tile), 'preferred, but illegal');
   });
 
   it('no shader has more bindings than a stock device', () => {
     for (const { problem } of [...plain, ...packed]) {
-      const [tile] = allTiles(forwardWork(problem));
-      const tiled = kernels.map(({ work, wgsl }) => wgsl(problem, allTiles(work(problem))[0] ?? tile));
+      const tiled = kernels.map(({ work, wgsl }) => wgsl(problem, allTiles(work(problem))[0]));
+      const packers = [false, true].map((hasScales) => packShader(problem, hasScales));
       const copy = copyShader(problem.cacheFormat);
       const others = [
         mergeShader(problem, 2),
         mergeShader(problem, 99),
-        packShader(problem),
+        ...packers,
         deltaShader(problem),
         sumShader,
         copy,

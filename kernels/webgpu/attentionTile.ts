@@ -1,28 +1,45 @@
 /** The steps that the three tile kernels (forward, …Dq, …Dkv) have in common, as verbs. */
-import { SLICE, addRowProducts, addWeightedRows, constants, repeat, stageRows, stageSlice } from './wgsl.js';
+import {
+  addRowProducts,
+  addWeightedRows,
+  arenaElement,
+  constants,
+  elementsOf,
+  repeat,
+  sliceStride,
+  stageRows,
+  stageSlice,
+  writeArena,
+} from './wgsl.js';
 import { declareRows, operandColumns, widthOf } from './operands.js';
 import type { Binding, OperandConstants } from './operands.js';
 import { problemUniforms } from './problemUniforms.js';
+import { statsType } from './packStats.js';
+import { hasHalves } from './tiles.js';
 import type { SumShape, Tile } from './tiles.js';
 
 /** The tile's constants, and the arena with its regions. */
 function declareTile(tile: Tile): string {
+  const { type, functions } = arenaElement[tile.slices.left.form];
   return `
 ${constants({
   THREADS: tile.THREADS,
   LEFT: tile.LEFT,
   RIGHT: tile.RIGHT,
   CHUNK: tile.CHUNK,
-  SLICE,
+  SLICE: tile.SLICE,
+  SLICE_STRIDE: sliceStride(tile.SLICE),
   // the slices of the products; then weights and staged rows take their place
   LEFT_SLICE: 0,
-  RIGHT_SLICE: tile.LEFT * SLICE,
+  RIGHT_SLICE: tile.LEFT * sliceStride(tile.SLICE),
   WEIGHTS: 0,
   WEIGHT_STRIDE: tile.weightStride,
   STAGED: tile.LEFT * tile.weightStride,
   PRODUCT_ROWS: tile.rows,
+  ROW_THREADS: tile.rowThreads,
 })}
-var<workgroup> arena: array<vec4f, ${tile.arena}>;
+var<workgroup> arena: array<${type}, ${tile.arena}>;
+${functions}
 var<workgroup> shared_lengths: vec2u;`;
 }
 
@@ -57,18 +74,17 @@ fn keys_to_walk(tile: Tile, first_row: u32, split: u32) -> vec2u {
   return vec2u(max(seen.x / RIGHT * RIGHT, split * split_size), min(seen.y, (split + 1u) * split_size));
 }`;
 
-/** Where this thread's products are: rows left_row…, right rows right_group·4…. */
-export function placeProducts({ RIGHT }: Tile): string {
+/** Where this thread's products are: rows left_row…, right rows 4·(right_group + h·ROW_THREADS)… for each quad h. */
+export function placeProducts(): string {
   return `
-let right_group = tid % ${RIGHT / 4}u;
-let left_row = (tid / ${RIGHT / 4}u) * PRODUCT_ROWS;
-let left_group = left_row >> 2u;
-let left_at = LEFT_SLICE + left_row * SLICE;
-let right_at = RIGHT_SLICE + right_group * 4u * SLICE;`;
+let right_group = tid % ROW_THREADS;
+let left_row = tid / ROW_THREADS * PRODUCT_ROWS;
+let left_at = LEFT_SLICE + tid / ROW_THREADS * SLICE_STRIDE;
+let right_at = RIGHT_SLICE + tid % ROW_THREADS * SLICE_STRIDE;`;
 }
 
 /**
- * `into`i.xyzw = left row i · four right rows, over all columns, slice by slice. `left` and `right` are WGSL for
+ * `into`i_h.xyzw = left row i · four right rows, over all columns, slice by slice. `left` and `right` are WGSL for
  * column `column` of row `row` of the tile.
  */
 export function multiplyRows(
@@ -78,14 +94,52 @@ export function multiplyRows(
   left: string,
   right: string,
 ): string {
+  const { slices, SLICE, THREADS, QUADS } = tile;
   return `
 for (var slice = 0u; slice < ${Math.ceil(columns4 / SLICE) * SLICE}u; slice += SLICE) {
-  ${stageSlice('LEFT_SLICE', tile.LEFT, tile.THREADS, left)}
-  ${stageSlice('RIGHT_SLICE', tile.RIGHT, tile.THREADS, right)}
+  ${stageSlice(slices.left, THREADS, left)}
+  ${stageSlice(slices.right, THREADS, right)}
   workgroupBarrier();
-  ${addRowProducts(into, tile.rows)}
+  ${addRowProducts(into, slices.left, slices.right, QUADS)}
   workgroupBarrier();
 }`;
+}
+
+/** Room for the numbers of `rows` rows of statistics, as row_stats() returns them. */
+export function declareStats(tile: Tile, rows: number): string {
+  return `var<workgroup> rows_stats: array<${statsType(hasHalves(tile))}, ${rows}>;`;
+}
+
+/** `column`, WGSL for a vec4f of dOut in row `row` of the tile, as halves can hold it. */
+export function scaled(tile: Tile, column: string, row: string): string {
+  return hasHalves(tile) ? `${column} * rows_stats[${row}].z` : column;
+}
+
+/** What was computed from it, as it would be without: `inverse` is the row's rows_stats.w. */
+export function unscaled(tile: Tile, value: string, inverse: string): string {
+  return hasHalves(tile) ? `(${value} * ${inverse})` : value;
+}
+
+/** Which four right rows this thread's quad h is made of. */
+export function quadGroup(h: number): string {
+  return h === 0 ? 'right_group' : `(right_group + ${h}u * ROW_THREADS)`;
+}
+
+/** `statement(i, h, group)` for each product of this thread, `group` being WGSL for its place among four right rows. */
+export function forProducts(
+  { rows, QUADS }: Tile,
+  statement: (i: number, h: number, group: string) => string,
+): string {
+  return repeat(rows, (i) => repeat(QUADS, (h) => statement(i, h, quadGroup(h))));
+}
+
+/** Products NAMEi_h become weights. */
+export function storeWeights(name: string, tile: Tile): string {
+  const { weightForm } = tile;
+  return forProducts(tile, (i, h, group) => {
+    const at = `WEIGHTS + (left_row + ${i}u) * WEIGHT_STRIDE + ${group} * ${elementsOf(weightForm)}u`;
+    return writeArena(weightForm, at, `${name}${i}_${h}`);
+  });
 }
 
 /** Where this thread's sums are: rows PREFIX_row + i·rowGroups, columns PREFIX_column + c·columnGroups. */
@@ -95,33 +149,30 @@ let ${prefix}_column = tid % ${columnGroups}u;
 let ${prefix}_row = tid / ${columnGroups}u;`;
 }
 
-/** One name per vec4 of this thread's sums: PREFIXi_c. */
-export function declareSums(prefix: string, { rows, columns }: SumShape): string {
-  return repeat(rows * columns, (index) => {
-    const [i, c] = [Math.floor(index / columns), index % columns];
-    return `var ${prefix}${i}_${c} = vec4f(0.0);`;
-  });
-}
-
 /**
  * PREFIXi_c += Σ over the RIGHT rows of weight · row, chunk by chunk; `row` is WGSL for column `c` of row
  * `chunk + row` of the tile.
  */
 export function addWeighted(prefix: string, tile: Tile, shape: SumShape, row: string): string {
+  const { CHUNK, RIGHT, THREADS, slices, weightForm, weightStride } = tile;
+  const { form } = slices.left;
   return `
-for (var chunk = 0u; chunk < RIGHT; chunk += CHUNK) {
-  ${stageRows('STAGED', tile.CHUNK, shape.rowLength, tile.THREADS, row)}
+for (var part = 0u; part < ${RIGHT / CHUNK}u; part++) {
+  let chunk = part * CHUNK;
+  ${stageRows('STAGED', form, CHUNK, shape.rowLength, THREADS, row)}
   workgroupBarrier();
   {
-    let weights_at = WEIGHTS + ${prefix}_row * WEIGHT_STRIDE + chunk / 4u;
+    let weights_at = WEIGHTS + ${prefix}_row * WEIGHT_STRIDE + part * ${(CHUNK / 4) * elementsOf(weightForm)}u;
     let rows_at = STAGED + ${prefix}_column;
     ${addWeightedRows(prefix, {
+      form,
+      weightForm,
       rows: shape.rows,
-      rowStep: shape.rowGroups * tile.weightStride,
+      rowStep: shape.rowGroups * weightStride,
       columns: shape.columns,
       columnStep: shape.columnGroups,
       rowLength: shape.rowLength,
-      chunk: tile.CHUNK,
+      chunk: CHUNK,
     })}
   }
   workgroupBarrier();

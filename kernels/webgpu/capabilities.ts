@@ -28,9 +28,27 @@ export interface Capabilities {
 
 /**
  * T1: float32, no optional feature. T1s: the same, rows reduced by subgroups. T2: halves in workgroup memory, float32
- * sums. T3: products on subgroup matrices of halves, float32 sums.
+ * products and sums, rows reduced by subgroups where there are any. T3: products on subgroup matrices of halves, float32 sums.
  */
 export type Lane = 'T1' | 'T1s' | 'T2' | 'T3';
+
+/** What a lane of tiles compiles in. */
+export interface LaneConstants {
+  /** lanes that surely lie in one subgroup, for what reduces across threads; 1 without subgroups */
+  SUBGROUP: number;
+  /** 1 if operands are staged as halves */
+  HALVES: 0 | 1;
+}
+
+/** T1 */
+export const portableLane: LaneConstants = { SUBGROUP: 1, HALVES: 0 };
+
+export function laneConstants(lane: 'T1' | 'T1s' | 'T2', { subgroups }: Capabilities): LaneConstants {
+  return {
+    SUBGROUP: lane === 'T1' ? 1 : (subgroups?.min ?? 1),
+    HALVES: lane === 'T2' ? 1 : 0,
+  };
+}
 
 /** The shapes that our shaders are written for, the fastest first. */
 export const knownMatrices: MatrixShape[] = [{ m: 16, n: 16, k: 16, operand: 'f16' }];
@@ -92,7 +110,7 @@ export function lanesFor(
   const noMatrices =
     matrices.length > 0 ? undefined : 'the device has no subgroup matrices of halves with float32 results';
   consider('T3', narrow ?? noF16 ?? noSubgroups ?? noMatrices);
-  consider('T2', narrow ?? noF16 ?? noSubgroups);
+  consider('T2', narrow);
   consider('T1s', noSubgroups);
   consider('T1', undefined);
   return { lanes, passedOver };

@@ -4,8 +4,8 @@
  *
  * Grid: (tiles of LEFT packed rows, longest first) × key/value heads × (batch · splits of the keys).
  * A workgroup keeps the sums of its rows in registers and walks over the keys they see, RIGHT at a time:
- *   scores = Q·Kᵀ, slices of 32 columns through the arena      → P, in the arena's place
- *   softmax, THREADS / LEFT threads a row                      → P
+ *   scores = Q·Kᵀ, slices through the arena                    → registers, ROW_THREADS threads a row
+ *   the largest score of each row, across its threads          → P, in the arena's place
  *   out = out · alpha + P·V, chunks of V through the arena
  * Each split writes an output and an lse of its own; mergeSplits.ts joins them.
  */
@@ -13,7 +13,7 @@ import type { MlaProblem } from '../../src/core/problem.js';
 import {
   addWeighted,
   attentionHead,
-  declareSums,
+  forProducts,
   forSumRows,
   keysToWalk,
   multiplyRows,
@@ -21,12 +21,16 @@ import {
   placeSums,
   scaleSums,
   storeSums,
+  storeWeights,
 } from './attentionTile.js';
 import { columnCounts, declareLengths, operandBindings, operandConstants } from './operands.js';
 import type { Binding, OperandConstants } from './operands.js';
 import { mostSplits } from './mergeSplits.js';
+import { portableLane } from './capabilities.js';
+import type { LaneConstants } from './capabilities.js';
 import type { Tile, TileWork } from './tiles.js';
-import { constants, declare, repeat } from './wgsl.js';
+import { declareReductions, enableSubgroups, reduceRows } from './rowReductions.js';
+import { declareBlock, repeat } from './wgsl.js';
 
 /** All that is compiled into the forward. */
 export interface ForwardConstants extends OperandConstants {
@@ -50,7 +54,7 @@ export function forwardBindings(record: ForwardConstants): Binding[] {
   return bindings;
 }
 
-export function forwardWork(problem: MlaProblem): TileWork {
+export function forwardWork(problem: MlaProblem, lane: LaneConstants = portableLane): TileWork {
   const record = operandConstants(problem);
   const { QK4, DV4 } = columnCounts(record);
   return {
@@ -60,7 +64,10 @@ export function forwardWork(problem: MlaProblem): TileWork {
     right: problem.skv,
     problems: problem.b * problem.hkv,
     mostSplits,
-    extra: { left: 1, right: 0, thread: 1 },
+    extra: { left: 1, right: 0 },
+    reducesRows: true,
+    hasSmallWeights: true,
+    lane,
   };
 }
 
@@ -70,13 +77,13 @@ export function mlaAttentionWgsl(record: ForwardConstants, tile: Tile): string {
   const [sums] = tile.sums;
   const lse = bindings.findIndex(({ name }) => name === 'lse');
   return `
+${enableSubgroups(tile)}
 ${attentionHead(record, tile, bindings, ['q_lengths', 'kv_lengths', 'lse'])}
 ${declareLengths(bindings)}
 @group(0) @binding(${lse}) var<storage, read_write> lse: array<f32>;
 ${keysToWalk}
+${declareReductions(tile)}
 
-${constants({ ROW_THREADS: tile.THREADS / tile.LEFT, ROW_PART: tile.RIGHT / 4 / (tile.THREADS / tile.LEFT) })}
-var<workgroup> partial: array<f32, ${tile.THREADS}>;
 var<workgroup> factors: array<f32, ${tile.LEFT}>;
 
 // a score that no key can have, and what a row starts from
@@ -84,6 +91,11 @@ const HIDDEN = -1e30;
 
 fn hide(tile: Tile, m: u32, j: u32, scores: vec4f) -> vec4f {
   return select(vec4f(HIDDEN), scores, sees_four_keys(tile, m, j));
+}
+
+// a row that has seen nothing yet has HIDDEN as its maximum
+fn weights_of(scores: vec4f, row_max: f32) -> vec4f {
+  return select(exp(scores - row_max), vec4f(0.0), scores <= vec4f(HIDDEN));
 }
 
 @compute @workgroup_size(THREADS)
@@ -95,44 +107,26 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) ti
   let first_row = (u.tiles - 1u - group.x) * LEFT;
   let keys = keys_to_walk(tile, first_row, split);
 
-  ${placeProducts(tile)}
+  ${placeProducts()}
   ${placeSums('out', sums)}
-  ${declareSums('out', sums)}
-  // the threads of a row each look after ROW_PART vec4 of its scores
-  let soft_row = tid / ROW_THREADS;
-  let soft_at = WEIGHTS + soft_row * WEIGHT_STRIDE + (tid % ROW_THREADS) * ROW_PART;
-  var row_max = HIDDEN;
-  var row_sum = 0.0;
+  ${declareBlock('out', sums.rows, sums.columns)}
+  // of the rows of this thread's products: the largest score so far, and the sum of this thread's own weights
+  ${repeat(tile.rows, (i) => `var row_max${i} = HIDDEN; var row_sum${i} = 0.0;`)}
 
   for (var key = keys.x; key < keys.y; key += RIGHT) {
     // F1
-    ${declare('s', tile.rows)}
+    ${declareBlock('s', tile.rows, tile.QUADS)}
     ${multiplyRows('s', tile, QK4, 'q_column(tile, first_row + row, slice + c)', 'k_column(tile, key + row, slice + c)')}
     let is_all_seen = all_see(tile, first_row, LEFT, key, RIGHT);
-    ${storeScores(tile.rows)}
-    workgroupBarrier();
+    ${forProducts(tile, scaleAndHide)}
 
     // F2, F3 so far
-    var part_max = row_max;
-    for (var c = 0u; c < ROW_PART; c++) {
-      let s = arena[soft_at + c];
-      part_max = max(part_max, max(max(s.x, s.y), max(s.z, s.w)));
-    }
-    partial[tid] = part_max;
-    workgroupBarrier();
-    var next_max = part_max;
-    for (var t = 0u; t < ROW_THREADS; t++) { next_max = max(next_max, partial[soft_row * ROW_THREADS + t]); }
-    let alpha = exp(row_max - next_max);
-    row_max = next_max;
-    row_sum *= alpha;
-    for (var c = 0u; c < ROW_PART; c++) {
-      let s = arena[soft_at + c];
-      // a row that has seen nothing yet has HIDDEN as its maximum
-      let p = select(exp(s - next_max), vec4f(0.0), s <= vec4f(HIDDEN));
-      row_sum += p.x + p.y + p.z + p.w;
-      arena[soft_at + c] = p;
-    }
-    if (tid % ROW_THREADS == 0u) { factors[soft_row] = alpha; }
+    ${repeat(tile.rows, (i) => `var next_max${i} = row_max${i};`)}
+    ${forProducts(tile, (i, h) => `next_max${i} = max(next_max${i}, largest(s${i}_${h}));`)}
+    ${reduceRows('next_max', 'max', tile)}
+    ${repeat(tile.rows, advanceRow)}
+    ${forProducts(tile, (i, h) => `s${i}_${h} = weights_of(s${i}_${h}, row_max${i}); row_sum${i} += total(s${i}_${h});`)}
+    ${storeWeights('s', tile)}
     workgroupBarrier();
 
     // F4 so far
@@ -140,17 +134,9 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) ti
     ${addWeighted('out', tile, sums, 'v_column(tile, key + chunk + row, c)')}
   }
 
-  partial[tid] = row_sum;
-  workgroupBarrier();
-  if (tid % ROW_THREADS == 0u) {
-    var total = 0.0;
-    for (var t = 0u; t < ROW_THREADS; t++) { total += partial[tid + t]; }
-    factors[soft_row] = select(1.0 / total, 0.0, total == 0.0);
-    let m = first_row + soft_row;
-    if (m < u.sq * GROUP) {
-      let at = ((split * u.batch + batch) * u.hq + head_of(tile, m)) * u.sq + m / GROUP;
-      lse[at] = select(row_max + log(total), u.minus_infinity, total == 0.0);
-    }
+  ${reduceRows('row_sum', 'sum', tile)}
+  if (right_group == 0u) {
+    ${repeat(tile.rows, finishRow)}
   }
   workgroupBarrier();
   let split_start = split * u.batch * u.sq * u.hq * DV;
@@ -159,20 +145,31 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) ti
 `;
 }
 
-/** Scaled scores of this thread's products, hidden where a row does not see the key. */
-function storeScores(rows: number): string {
+/** A score by the thread that holds it: hidden where the row does not see the key. */
+function scaleAndHide(i: number, h: number, group: string): string {
+  return `
+    s${i}_${h} *= u.scale;
+    if (!is_all_seen) { s${i}_${h} = hide(tile, first_row + left_row + ${i}u, key + ${group} * 4u, s${i}_${h}); }`;
+}
+
+function advanceRow(i: number): string {
   return `{
-  let m = first_row + left_row;
-  let j = key + right_group * 4u;
-  let at = WEIGHTS + left_row * WEIGHT_STRIDE + right_group;
-${repeat(
-  rows,
-  (i) => `
-  s${i} *= u.scale;
-  if (!is_all_seen) { s${i} = hide(tile, m + ${i}u, j, s${i}); }
-  arena[at + ${i}u * WEIGHT_STRIDE] = s${i};`,
-)}
-}`;
+      let alpha = exp(row_max${i} - next_max${i});
+      row_max${i} = next_max${i};
+      row_sum${i} *= alpha;
+      if (right_group == 0u) { factors[left_row + ${i}u] = alpha; }
+    }`;
+}
+
+function finishRow(i: number): string {
+  return `{
+      factors[left_row + ${i}u] = select(1.0 / row_sum${i}, 0.0, row_sum${i} == 0.0);
+      let m = first_row + left_row + ${i}u;
+      if (m < u.sq * GROUP) {
+        let at = ((split * u.batch + batch) * u.hq + head_of(tile, m)) * u.sq + m / GROUP;
+        lse[at] = select(row_max${i} + log(row_sum${i}), u.minus_infinity, row_sum${i} == 0.0);
+      }
+    }`;
 }
 
 function storeOut(tile: Tile, i: number, row: string): string {

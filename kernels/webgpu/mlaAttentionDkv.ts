@@ -13,19 +13,26 @@ import type { MlaProblem } from '../../src/core/problem.js';
 import {
   addWeighted,
   attentionHead,
-  declareSums,
+  declareStats,
   forSumRows,
   multiplyRows,
   placeProducts,
   placeSums,
+  quadGroup,
   storeSums,
+  scaled,
+  storeWeights,
+  unscaled,
 } from './attentionTile.js';
+import { portableLane } from './capabilities.js';
+import type { LaneConstants } from './capabilities.js';
 import { columnCounts, operandBindings, operandConstants } from './operands.js';
 import type { Binding, OperandConstants } from './operands.js';
 import { dOutColumn } from './mlaAttentionDq.js';
 import { readStats } from './packStats.js';
+import { hasHalves } from './tiles.js';
 import type { SumShape, Tile, TileWork } from './tiles.js';
-import { declare, repeat } from './wgsl.js';
+import { declareBlock, repeat } from './wgsl.js';
 
 export function dkvBindings(record: OperandConstants): Binding[] {
   const { IS_DECODE, DR } = record;
@@ -40,7 +47,7 @@ export function dkvBindings(record: OperandConstants): Binding[] {
   return bindings;
 }
 
-export function dkvWork(problem: MlaProblem): TileWork {
+export function dkvWork(problem: MlaProblem, lane: LaneConstants = portableLane): TileWork {
   const record = operandConstants(problem);
   const { QK4, DV4 } = columnCounts(record);
   return {
@@ -50,7 +57,10 @@ export function dkvWork(problem: MlaProblem): TileWork {
     right: problem.sq * record.GROUP,
     problems: problem.b * problem.hkv,
     mostSplits: 1,
-    extra: { left: 0, right: 2, thread: 0 },
+    extra: { left: 0, right: lane.HALVES ? 4 : 2 },
+    reducesRows: false,
+    hasSmallWeights: false,
+    lane,
   };
 }
 
@@ -65,11 +75,15 @@ export function mlaAttentionDkvWgsl(record: OperandConstants, tile: Tile): strin
   const stats = bindings.findIndex(({ name }) => name === 'stats');
   return `
 ${attentionHead(record, tile, bindings, ['stats'])}
-${readStats(stats, 'write')}
+${readStats(stats, 'write', hasHalves(tile))}
+${declareStats(tile, tile.RIGHT)}
 ${dOutColumn}
 ${!isDecode && record.DR > 0 ? ropeShare : ''}
 
-var<workgroup> rows_stats: array<vec2f, ${tile.RIGHT}>;
+// one of the numbers of four rows
+fn four_stats(row: u32, which: u32) -> vec4f {
+  return vec4f(rows_stats[row][which], rows_stats[row + 1u][which], rows_stats[row + 2u][which], rows_stats[row + 3u][which]);
+}
 
 // exp(scores − lse) of a key with four rows, 0 where a row does not see the key
 fn probabilities(tile: Tile, m: u32, j: u32, is_all_seen: bool, scores: vec4f, lse: vec4f) -> vec4f {
@@ -86,28 +100,28 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) ti
   let first_key = group.x * LEFT;
   let seeing = rows_of_keys(tile, first_key, LEFT);
 
-  ${placeProducts(tile)}
+  ${placeProducts()}
   ${isDecode ? '' : placeSums('dv', dvSums)}
-  ${isDecode ? '' : declareSums('dv', dvSums)}
+  ${isDecode ? '' : declareBlock('dv', dvSums.rows, dvSums.columns)}
   ${placeSums('dk', dkSums)}
-  ${declareSums('dk', dkSums)}
+  ${declareBlock('dk', dkSums.rows, dkSums.columns)}
 
   for (var first_row = seeing.x; first_row < seeing.y; first_row += RIGHT) {
     for (var row = tid; row < RIGHT; row += THREADS) { rows_stats[row] = row_stats(tile, first_row + row); }
     // F1, B2
-    ${declare('s', tile.rows)}
+    ${declareBlock('s', tile.rows, tile.QUADS)}
     ${multiplyRows('s', tile, QK4, 'k_column(tile, first_key + row, slice + c)', 'q_column(tile, first_row + row, slice + c)')}
-    ${declare('dp', tile.rows)}
-    ${multiplyRows('dp', tile, DV4, 'v_column(tile, first_key + row, slice + c)', 'd_out_column(tile, first_row + row, slice + c)')}
+    ${declareBlock('dp', tile.rows, tile.QUADS)}
+    ${multiplyRows('dp', tile, DV4, 'v_column(tile, first_key + row, slice + c)', scaled(tile, 'd_out_column(tile, first_row + row, slice + c)', 'row'))}
     // F3, B3: s becomes p, dp becomes dS
     let is_all_seen = all_see(tile, first_row, RIGHT, first_key, LEFT);
-    ${probabilitiesAndDs(tile.rows)}
+    ${repeat(tile.QUADS, (h) => probabilitiesAndDs(tile, h))}
     // B5
-    ${storeWeights('s', tile.rows)}
+    ${storeWeights('s', tile)}
     workgroupBarrier();
-    ${addWeighted(dv, tile, dvSums, 'd_out_column(tile, first_row + chunk + row, c)')}
+    ${addWeighted(dv, tile, dvSums, scaled(tile, 'd_out_column(tile, first_row + chunk + row, c)', 'chunk + row'))}
     // B6, B7
-    ${storeWeights('dp', tile.rows)}
+    ${storeWeights('dp', tile)}
     workgroupBarrier();
     ${addWeighted('dk', tile, dkSums, 'q_column(tile, first_row + chunk + row, c)')}
   }
@@ -122,7 +136,7 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) ti
 /** One head's share of dKRope, behind the numbers that came in. */
 const ropeShare = `
 fn d_k_rope_share(tile: Tile, start: u32, c: u32, value: vec4f) {
-  let shares = 2u * u.batch * (1u + u.hq * u.sq);
+  let shares = u.batch * (2u + ROW_STATS * u.hq * u.sq);
   let at = shares + tile.kv_head * u.batch * u.skv * DR + start + 4u * c;
   stats[at] = value.x;
   if (4u * c + 1u < DR) { stats[at + 1u] = value.y; }
@@ -130,29 +144,20 @@ fn d_k_rope_share(tile: Tile, start: u32, c: u32, value: vec4f) {
   if (4u * c + 3u < DR) { stats[at + 3u] = value.w; }
 }`;
 
-function probabilitiesAndDs(rows: number): string {
+function probabilitiesAndDs(tile: Tile, h: number): string {
   return `{
-  let at = right_group * 4u;
-  let stats0 = rows_stats[at];
-  let stats1 = rows_stats[at + 1u];
-  let stats2 = rows_stats[at + 2u];
-  let stats3 = rows_stats[at + 3u];
-  let lse = vec4f(stats0.x, stats1.x, stats2.x, stats3.x);
-  let delta = vec4f(stats0.y, stats1.y, stats2.y, stats3.y);
-${repeat(
-  rows,
-  (i) => `
-  s${i} = probabilities(tile, first_row + at, first_key + left_row + ${i}u, is_all_seen, s${i}, lse);
-  dp${i} = u.scale * s${i} * (dp${i} - delta);`,
-)}
-}`;
-}
-
-function storeWeights(name: string, rows: number): string {
-  return repeat(
-    rows,
-    (i) => `arena[WEIGHTS + (left_row + ${i}u) * WEIGHT_STRIDE + right_group] = ${name}${i};`,
-  );
+      let at = ${quadGroup(h)} * 4u;
+      let lse = four_stats(at, 0u);
+      let delta = four_stats(at, 1u);
+      ${hasHalves(tile) ? 'let inverse = four_stats(at, 3u);' : ''}
+      ${repeat(
+        tile.rows,
+        (i) => `
+      s${i}_${h} = probabilities(tile, first_row + at, first_key + left_row + ${i}u, is_all_seen, s${i}_${h}, lse);
+      dp${i}_${h} = u.scale * s${i}_${h} * (${unscaled(tile, `dp${i}_${h}`, 'inverse')} - delta);
+      s${i}_${h} = ${unscaled(tile, `s${i}_${h}`, 'inverse')};`,
+      )}
+    }`;
 }
 
 function storeDv(sums: SumShape, i: number, row: string): string {

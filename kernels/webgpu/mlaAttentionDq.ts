@@ -11,20 +11,27 @@ import type { MlaProblem } from '../../src/core/problem.js';
 import {
   addWeighted,
   attentionHead,
-  declareSums,
+  declareStats,
+  forProducts,
   forSumRows,
   keysToWalk,
   multiplyRows,
   placeProducts,
   placeSums,
   storeSums,
+  scaled,
+  storeWeights,
+  unscaled,
 } from './attentionTile.js';
+import { portableLane } from './capabilities.js';
+import type { LaneConstants } from './capabilities.js';
 import { columnCounts, operandBindings, operandConstants } from './operands.js';
 import type { Binding, OperandConstants } from './operands.js';
 import { readStats } from './packStats.js';
 import { mostSplits } from './mergeSplits.js';
+import { hasHalves } from './tiles.js';
 import type { SumShape, Tile, TileWork } from './tiles.js';
-import { declare, repeat } from './wgsl.js';
+import { declareBlock } from './wgsl.js';
 
 export function dqBindings(record: OperandConstants): Binding[] {
   const { IS_DECODE, DR } = record;
@@ -38,7 +45,7 @@ export function dqBindings(record: OperandConstants): Binding[] {
   return bindings;
 }
 
-export function dqWork(problem: MlaProblem): TileWork {
+export function dqWork(problem: MlaProblem, lane: LaneConstants = portableLane): TileWork {
   const record = operandConstants(problem);
   const { QK4, DV4 } = columnCounts(record);
   return {
@@ -48,7 +55,10 @@ export function dqWork(problem: MlaProblem): TileWork {
     right: problem.skv,
     problems: problem.b * problem.hkv,
     mostSplits,
-    extra: { left: 2, right: 0, thread: 0 },
+    extra: { left: lane.HALVES ? 4 : 2, right: 0 },
+    reducesRows: false,
+    hasSmallWeights: false,
+    lane,
   };
 }
 
@@ -59,11 +69,10 @@ export function mlaAttentionDqWgsl(record: OperandConstants, tile: Tile): string
   const stats = bindings.findIndex(({ name }) => name === 'stats');
   return `
 ${attentionHead(record, tile, bindings, ['stats'])}
-${readStats(stats, 'read')}
+${readStats(stats, 'read', hasHalves(tile))}
+${declareStats(tile, tile.LEFT)}
 ${dOutColumn}
 ${keysToWalk}
-
-var<workgroup> rows_stats: array<vec2f, ${tile.LEFT}>;
 
 // exp(scores − lse), 0 where the row does not see the key
 fn probabilities(tile: Tile, m: u32, j: u32, is_all_seen: bool, scores: vec4f, lse: f32) -> vec4f {
@@ -81,20 +90,21 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) ti
   let first_row = (u.tiles - 1u - group.x) * LEFT;
   let keys = keys_to_walk(tile, first_row, split);
 
-  ${placeProducts(tile)}
+  ${placeProducts()}
   ${placeSums('dq', sums)}
-  ${declareSums('dq', sums)}
+  ${declareBlock('dq', sums.rows, sums.columns)}
   for (var row = tid; row < LEFT; row += THREADS) { rows_stats[row] = row_stats(tile, first_row + row); }
 
   for (var key = keys.x; key < keys.y; key += RIGHT) {
     // F1, B2
-    ${declare('s', tile.rows)}
+    ${declareBlock('s', tile.rows, tile.QUADS)}
     ${multiplyRows('s', tile, QK4, 'q_column(tile, first_row + row, slice + c)', 'k_column(tile, key + row, slice + c)')}
-    ${declare('dp', tile.rows)}
-    ${multiplyRows('dp', tile, DV4, 'd_out_column(tile, first_row + row, slice + c)', 'v_column(tile, key + row, slice + c)')}
+    ${declareBlock('dp', tile.rows, tile.QUADS)}
+    ${multiplyRows('dp', tile, DV4, scaled(tile, 'd_out_column(tile, first_row + row, slice + c)', 'row'), 'v_column(tile, key + row, slice + c)')}
     // F3, B3
     let is_all_seen = all_see(tile, first_row, LEFT, key, RIGHT);
-    ${storeDs(tile.rows)}
+    ${forProducts(tile, (i, h, group) => dsOf(tile, i, h, group))}
+    ${storeWeights('s', tile)}
     workgroupBarrier();
     // B4
     ${addWeighted('dq', tile, sums, 'k_column(tile, key + chunk + row, c)')}
@@ -112,20 +122,14 @@ fn d_out_column(tile: Tile, m: u32, c: u32) -> vec4f {
   return d_out_load(out_start(tile, m), c, DV);
 }`;
 
-function storeDs(rows: number): string {
+/** A score becomes dS, without the scale. */
+function dsOf(tile: Tile, i: number, h: number, group: string): string {
   return `{
-  let j = key + right_group * 4u;
-  let at = WEIGHTS + left_row * WEIGHT_STRIDE + right_group;
-${repeat(
-  rows,
-  (i) => `
-  {
-    let stats_of_row = rows_stats[left_row + ${i}u];
-    let p = probabilities(tile, first_row + left_row + ${i}u, j, is_all_seen, s${i}, stats_of_row.x);
-    arena[at + ${i}u * WEIGHT_STRIDE] = p * (dp${i} - stats_of_row.y);
-  }`,
-)}
-}`;
+      let row = left_row + ${i}u;
+      let stats_of_row = rows_stats[row];
+      let p = probabilities(tile, first_row + row, key + ${group} * 4u, is_all_seen, s${i}_${h}, stats_of_row.x);
+      s${i}_${h} = p * (${unscaled(tile, `dp${i}_${h}`, 'stats_of_row.w')} - stats_of_row.y);
+    }`;
 }
 
 /** dQ = softmaxScale · sum; its rope columns go to their own tensor, or behind the others. */

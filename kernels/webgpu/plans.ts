@@ -7,9 +7,10 @@ import * as names from '../../src/core/names.js';
 import type { KernelName } from '../../src/core/names.js';
 import type { MlaProblem } from '../../src/core/problem.js';
 import type { PassedOver, Plan, Planner } from '../../src/core/register.js';
-import { capabilitiesOf, lanesFor } from './capabilities.js';
-import type { Capabilities, Lane } from './capabilities.js';
+import { capabilitiesOf, laneConstants, lanesFor } from './capabilities.js';
+import type { Capabilities, Lane, LaneConstants } from './capabilities.js';
 import {
+  planMatrixBackward,
   planMatrixDecode,
   planMatrixDkv,
   planMatrixDq,
@@ -32,7 +33,7 @@ import { named } from './namedShader.js';
 import type { NamedShader } from './namedShader.js';
 import type { Cut } from './problemUniforms.js';
 import { sumBindings, sumPartsWgsl } from './sumParts.js';
-import { chooseTile, splitsOf, tilesOf } from './tiles.js';
+import { chooseTile, hasHalves, splitsOf, tilesOf } from './tiles.js';
 import type { Tile, TileWork } from './tiles.js';
 
 export const backendName = 'webgpu';
@@ -48,120 +49,133 @@ export interface KernelPlan {
   grid: Grid;
   passedOver: PassedOver[];
   main: NamedShader;
+  /** whether rows of statistics have a scale for dOut; lane T2 only */
+  hasScales?: boolean;
   /** what runs before it, and how many numbers each binding has that it fills; lane T3 only */
   before: { shader: NamedShader; grid: Grid }[];
   scratch: Record<string, number>;
 }
 
-/** The first lane that can run a problem, and why those before it cannot. */
+/** The first lane that can run a problem, and why the others do not. */
 function firstLane(
+  kernel: KernelName,
   problem: MlaProblem,
   device: Capabilities,
   plan: (lane: Lane) => KernelPlan | string,
 ): KernelPlan {
   const { lanes, passedOver } = lanesFor(problem.precision, device);
-  for (const lane of lanes) {
+  for (const [index, lane] of lanes.entries()) {
     const known = plan(lane);
-    if (typeof known !== 'string') return { ...known, passedOver: [...passedOver, ...known.passedOver] };
+    if (typeof known !== 'string') {
+      const later = lanes.slice(index + 1).map((candidate) => ({ candidate, reason: `${lane} goes first` }));
+      return { ...known, passedOver: [...passedOver, ...later, ...known.passedOver] };
+    }
     passedOver.push({ candidate: lane, reason: known });
   }
-  throw new Error(passedOver.map(({ candidate, reason }) => `${candidate}: ${reason}`).join('; '));
+  fail(kernel, passedOver.map(({ candidate, reason }) => `${candidate}: ${reason}`).join('; '));
 }
 
 export function planForward(kernel: KernelName, problem: MlaProblem, device: Capabilities): KernelPlan {
   const record = forwardConstants(problem);
-  return firstLane(problem, device, (lane) =>
+  const tiles = {
+    record,
+    bindings: forwardBindings(record),
+    work: (lane: LaneConstants) => forwardWork(problem, lane),
+    wgsl: (tile: Tile) => mlaAttentionWgsl(record, tile),
+  };
+  return firstLane(kernel, problem, device, (lane) =>
     lane === 'T3'
       ? (whyNoMatrices(problem) ??
         (problem.op === 'mlaDecode' ? planMatrixDecode : planMatrixForward)(kernel, problem, device))
-      : planTiles(kernel, problem, device, forwardWork(problem), forwardBindings(record), record, (tile) =>
-          mlaAttentionWgsl(record, tile),
-        ),
+      : planTiles(kernel, problem, device, lane, tiles),
   );
 }
 
 export function planDq(kernel: KernelName, problem: MlaProblem, device: Capabilities): KernelPlan {
   const record = operandConstants(problem);
-  return firstLane(problem, device, (lane) =>
+  const tiles = {
+    record,
+    bindings: dqBindings(record),
+    work: (lane: LaneConstants) => dqWork(problem, lane),
+    wgsl: (tile: Tile) => mlaAttentionDqWgsl(record, tile),
+  };
+  return firstLane(kernel, problem, device, (lane) =>
     lane === 'T3'
       ? (whyNoMatrices(problem) ?? whyNoGradient(problem) ?? planMatrixDq(kernel, problem, device))
-      : planTiles(kernel, problem, device, dqWork(problem), dqBindings(record), record, (tile) =>
-          mlaAttentionDqWgsl(record, tile),
-        ),
+      : planTiles(kernel, problem, device, lane, tiles),
   );
 }
 
 export function planDkv(kernel: KernelName, problem: MlaProblem, device: Capabilities): KernelPlan {
-  return firstLane(problem, device, (lane) =>
-    lane === 'T3'
-      ? (whyNoMatrices(problem) ?? whyNoGradient(problem) ?? planMatrixDkv(kernel, problem, device))
-      : planKeys(kernel, problem, device),
-  );
-}
-
-function planKeys(kernel: KernelName, problem: MlaProblem, device: Capabilities): KernelPlan {
   const record = operandConstants(problem);
-  const { tile, passedOver } = tileFor(kernel, dkvWork(problem), device);
-  const main = tileShader(kernel, record, tile, dkvBindings(record), () => mlaAttentionDkvWgsl(record, tile));
-  const tiles = Math.ceil(problem.skv / tile.LEFT);
-  return {
-    ...portable(tile),
-    cut: { tiles, splits: 1 },
-    grid: [tiles, problem.hkv, problem.b],
-    passedOver,
-    main,
+  const tiles = {
+    record,
+    bindings: dkvBindings(record),
+    work: (lane: LaneConstants) => dkvWork(problem, lane),
+    wgsl: (tile: Tile) => mlaAttentionDkvWgsl(record, tile),
   };
+  return firstLane(kernel, problem, device, (lane) => {
+    if (lane === 'T3') {
+      return whyNoMatrices(problem) ?? whyNoGradient(problem) ?? planMatrixDkv(kernel, problem, device);
+    }
+    const plan = planTiles(kernel, problem, device, lane, tiles);
+    if (typeof plan === 'string') return plan;
+    // its tiles are of keys
+    const keyTiles = Math.ceil(problem.skv / plan.tile.LEFT);
+    return { ...plan, cut: { tiles: keyTiles, splits: 1 }, grid: [keyTiles, problem.hkv, problem.b] };
+  });
 }
 
+/** A tile kernel before its lane and its tile are known. */
+interface TileKernel {
+  record: object;
+  bindings: Binding[];
+  work: (lane: LaneConstants) => TileWork;
+  wgsl: (tile: Tile) => string;
+}
+
+/** How a kernel runs in one of the lanes of tiles, or why it does not. */
 function planTiles(
   kernel: KernelName,
   problem: MlaProblem,
   device: Capabilities,
-  work: TileWork,
-  bindings: Binding[],
-  record: object,
-  wgsl: (tile: Tile) => string,
-): KernelPlan {
-  const { tile, passedOver } = tileFor(kernel, work, device);
-  const main = tileShader(kernel, record, tile, bindings, () => wgsl(tile));
-  const splits = splitsOf(tile, work);
-  const tiles = tilesOf(problem, tile.LEFT);
-  return {
-    ...portable(tile),
-    cut: { tiles, splits },
-    grid: [tiles, problem.hkv, problem.b * splits],
-    passedOver,
-    main,
-  };
-}
-
-function portable({
-  LEFT,
-  RIGHT,
-  THREADS,
-  CHUNK,
-  bytes,
-  registers,
-}: Tile): Pick<KernelPlan, 'lane' | 'tile' | 'before' | 'scratch'> {
-  return { lane: 'T1', tile: { LEFT, RIGHT, THREADS, CHUNK, bytes, registers }, before: [], scratch: {} };
-}
-
-function tileFor(kernel: KernelName, work: TileWork, device: Capabilities): ReturnType<typeof chooseTile> {
+  lane: Exclude<Lane, 'T3'>,
+  { record, bindings, work: workIn, wgsl }: TileKernel,
+): KernelPlan | string {
+  const work = workIn(laneConstants(lane, device));
+  if (lane === 'T1s' && !work.reducesRows) return 'no rows to reduce: T1 is the same';
   try {
-    return chooseTile(work, device.limits);
+    const { tile, passedOver } = chooseTile(work, device.limits);
+    const { LEFT, RIGHT, THREADS, CHUNK, SLICE, QUADS, bytes, registers } = tile;
+    const splits = splitsOf(tile, work);
+    const tiles = tilesOf(problem, LEFT);
+    return {
+      lane,
+      tile: { LEFT, RIGHT, THREADS, CHUNK, SLICE, QUADS, bytes, registers },
+      cut: { tiles, splits },
+      grid: [tiles, problem.hkv, problem.b * splits],
+      passedOver,
+      main: tileShader(kernel, record, tile, bindings, () => wgsl(tile)),
+      hasScales: hasHalves(tile),
+      before: [],
+      scratch: {},
+    };
   } catch (error) {
-    fail(kernel, error instanceof Error ? error.message : String(error));
+    return error instanceof Error ? error.message : String(error);
   }
 }
 
 function tileShader(
   kernel: KernelName,
   record: object,
-  { LEFT, RIGHT, THREADS, CHUNK }: Tile,
+  tile: Tile,
   bindings: Binding[],
   wgsl: () => string,
 ): NamedShader {
-  return named(kernel, { ...record, LEFT, RIGHT, THREADS, CHUNK }, bindings, wgsl);
+  const { rowLanes: SUBGROUP, LEFT, RIGHT, THREADS, CHUNK, SLICE, QUADS } = tile;
+  const HALVES = hasHalves(tile) ? 1 : 0;
+  const key = { ...record, SUBGROUP, HALVES, LEFT, RIGHT, THREADS, CHUNK, SLICE, QUADS };
+  return named(kernel, key, bindings, wgsl);
 }
 
 export function mergeShader({ dv }: MlaProblem, splits: number): NamedShader {
@@ -169,9 +183,11 @@ export function mergeShader({ dv }: MlaProblem, splits: number): NamedShader {
   return named('mergeSplits', record, mergeBindings, () => mergeSplitsWgsl(record));
 }
 
-export function packShader(problem: MlaProblem): NamedShader {
+/** What goes before the backward. */
+export function packShader(problem: MlaProblem, hasScales: boolean): NamedShader {
   const { GROUP, HAS_Q_LENGTHS, HAS_KV_LENGTHS } = forwardConstants(problem);
-  const record = { GROUP, HAS_Q_LENGTHS, HAS_KV_LENGTHS };
+  const scales = hasScales ? { DV: problem.dv, IS_VEC4: problem.dv % 4 === 0 ? 1 : 0 } : undefined;
+  const record = { GROUP, HAS_Q_LENGTHS, HAS_KV_LENGTHS, scales };
   return named('packStats', record, packBindings(record), () => packStatsWgsl(record));
 }
 
@@ -189,6 +205,15 @@ export function deltaShader({ dv, returnLse }: MlaProblem): NamedShader {
 
 /** Every shader that a kernel dispatches, its own first. */
 function shadersOf(kernel: KernelName, problem: MlaProblem, device: Capabilities): NamedShader[] {
+  if (kernel === names.MLAAttentionBackward) {
+    const joined = planMatrixBackward(problem, device);
+    if (!joined) {
+      const parts = [names.MLAAttentionDkv, names.MLAAttentionDq] as const;
+      return parts.flatMap((part) => shadersOf(part, problem, device));
+    }
+    const before = joined.plan.before.map(({ shader }) => shader);
+    return [joined.plan.main, joined.dq, ...before, packShader(problem, false), sumShader];
+  }
   const plan = kernelPlan(kernel, problem, device);
   if (!plan) return [kernel === names.MLADelta ? deltaShader(problem) : copyShader(problem.cacheFormat)];
   const shaders = [plan.main, ...plan.before.map(({ shader }) => shader)];
@@ -196,7 +221,7 @@ function shadersOf(kernel: KernelName, problem: MlaProblem, device: Capabilities
     return plan.cut.splits > 1 ? [...shaders, mergeShader(problem, plan.cut.splits)] : shaders;
   }
   const isDkv = kernel === names.MLAAttentionDkv || kernel === names.MLADecodeDkv;
-  shaders.push(packShader(problem));
+  shaders.push(packShader(problem, plan.hasScales ?? false));
   return isDkv || plan.cut.splits > 1 ? [...shaders, sumShader] : shaders;
 }
 
@@ -211,6 +236,8 @@ function kernelPlan(kernel: KernelName, problem: MlaProblem, device: Capabilitie
     case names.MLAAttentionDkv:
     case names.MLADecodeDkv:
       return planDkv(kernel, problem, device);
+    case names.MLAAttentionBackward:
+      return planMatrixBackward(problem, device)?.plan ?? planDkv(kernel, problem, device);
     default:
       return undefined;
   }
@@ -238,7 +265,7 @@ export const planner: Planner = {
       kernel,
       backend: backendName,
       lane,
-      computePrecision: lane === 'T3' ? 'float16' : 'float32',
+      computePrecision: lane === 'T2' || lane === 'T3' ? 'float16' : 'float32',
       tile: known ? { ...known.tile, splits: known.cut.splits } : {},
       cacheKey: main.cacheKey,
       passedOver: known?.passedOver ?? [],

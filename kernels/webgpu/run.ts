@@ -10,9 +10,11 @@ import type {
   DecodeInputs,
   DeltaInputs,
 } from '../../src/core/kernelInputs.js';
+import { MLAAttentionDkv, MLAAttentionDq } from '../../src/core/names.js';
 import type { KernelName } from '../../src/core/names.js';
 import type { MlaProblem } from '../../src/core/problem.js';
 import { capabilitiesOf } from './capabilities.js';
+import { dispatchesOf, planMatrixBackward } from './matrix/plans.js';
 import { mergeConstants, mergeGrid } from './mergeSplits.js';
 import { copyGroups, copyUniforms } from './mlaCacheAppend.js';
 import { deltaGroups } from './mlaDelta.js';
@@ -162,15 +164,16 @@ export function runDelta(
 function withStats(
   backend: WebGPUBackend,
   problem: MlaProblem,
+  { hasScales = false }: KernelPlan,
   inputs: (AttentionInputs | DecodeInputs) & BackwardInputs,
   room: number,
   use: (tensors: Tensors) => void,
 ): void {
-  withScratch(backend, [statsSize(problem) + room], (stats) => {
+  withScratch(backend, [statsSize(problem, hasScales) + room], (stats) => {
     const { lse, delta, dOut } = inputs;
     const tensors = { ...operandTensors(inputs), lse, delta, d_out: dOut, stats };
     const uniforms = packUniforms(problem, { tiles: 0, splits: 1 });
-    run(backend, packShader(problem), tensors, uniforms, flatGrid(packGroups(problem)));
+    run(backend, packShader(problem, hasScales), tensors, uniforms, flatGrid(packGroups(problem)));
     use(tensors);
   });
 }
@@ -200,7 +203,7 @@ export function runDq(
   if (outputs[0].size === 0) return results;
 
   const uniforms = packUniforms(problem, cut);
-  withStats(backend, problem, inputs, 0, (given) => {
+  withStats(backend, problem, plan, inputs, 0, (given) => {
     withOperands(backend, plan, given, uniforms, (tensors) => {
       if (splits === 1) {
         const written = Object.fromEntries(outputs.map(({ name, info }) => [name, info]));
@@ -240,11 +243,11 @@ export function runAttentionDkv(
   const share = b * skv * dr;
   // a stock device has no binding left for the heads' shares of dKRope: there they go behind the statistics
   const isBehind = plan.lane !== 'T3';
-  withStats(backend, problem, inputs, isBehind ? hkv * share : 0, (given) => {
+  withStats(backend, problem, plan, inputs, isBehind ? hkv * share : 0, (given) => {
     withOperands(backend, plan, given, uniforms, (tensors) => {
       withScratch(backend, isBehind || share === 0 ? [] : [hkv * share], (apart) => {
         run(backend, main, { ...tensors, d_k: dK, d_v: dV, d_k_rope_shares: apart }, uniforms, grid);
-        const start = isBehind ? statsSize(problem) : 0;
+        const start = isBehind ? statsSize(problem, plan.hasScales ?? false) : 0;
         if (share > 0) {
           sumParts(backend, isBehind ? tensors.stats : apart, dKRope, { start, size: share, parts: hkv });
         }
@@ -252,6 +255,38 @@ export function runAttentionDkv(
     });
   });
   return [dK, dV, dKRope];
+}
+
+/** MLAAttentionBackward → dQ, dK, dV, dKRope: dQ from the dS that …Dkv keeps, some heads at a time. */
+export function runAttentionBackward(
+  problem: MlaProblem,
+  inputs: AttentionInputs & BackwardInputs,
+  backend: WebGPUBackend,
+): TensorInfo[] {
+  const joined = planMatrixBackward(problem, capabilitiesOf(backend.device));
+  if (!joined) {
+    const dQ = runDq(MLAAttentionDq, problem, inputs, backend);
+    return [...dQ, ...runAttentionDkv(MLAAttentionDkv, problem, inputs, backend)];
+  }
+  const { plan, dq, heads, dsSize, keyTiles, rowTiles } = joined;
+  const { b, hkv, skv, dr } = problem;
+  const { q, k, v, kRope } = inputs;
+  const [dQ, dK, dV, dKRope] = [q, k, v, kRope].map(({ shape }) => makeOutput(backend, shape));
+  const size = b * skv * dr;
+  withStats(backend, problem, plan, inputs, 0, (given) => {
+    withOperands(backend, plan, given, packUniforms(problem, plan.cut), (tensors) => {
+      withScratch(backend, size > 0 ? [dsSize, hkv * size] : [dsSize], (ds, shares) => {
+        const all = { ...tensors, ds, d_q: dQ, d_k: dK, d_v: dV, d_k_rope_shares: shares };
+        for (const { first, count, grid } of dispatchesOf(problem, heads)) {
+          const cut = { ...plan.cut, heads: { first, count } };
+          run(backend, plan.main, all, packUniforms(problem, { ...cut, tiles: keyTiles }), grid(keyTiles));
+          run(backend, dq, all, packUniforms(problem, { ...cut, tiles: rowTiles }), grid(rowTiles));
+        }
+        if (size > 0) sumParts(backend, shares, dKRope, { start: 0, size, parts: hkv });
+      });
+    });
+  });
+  return [dQ, dK, dV, dKRope];
 }
 
 /** MLADecodeDkv → dCkv, dKRope. */
@@ -263,8 +298,9 @@ export function runDecodeDkv(
 ): TensorInfo[] {
   const dCkv = makeOutput(backend, inputs.cKv.shape);
   const dKRope = makeOutput(backend, inputs.kRope.shape);
-  const { main, cut, grid } = planDkv(kernel, problem, capabilitiesOf(backend.device));
-  withStats(backend, problem, inputs, 0, (tensors) => {
+  const plan = planDkv(kernel, problem, capabilitiesOf(backend.device));
+  const { main, cut, grid } = plan;
+  withStats(backend, problem, plan, inputs, 0, (tensors) => {
     run(backend, main, { ...tensors, d_k: dCkv, d_k_rope: dKRope }, packUniforms(problem, cut), grid);
   });
   return [dCkv, dKRope];

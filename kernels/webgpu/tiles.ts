@@ -6,8 +6,9 @@
  */
 import type { MlaProblem } from '../../src/core/problem.js';
 import type { PassedOver } from '../../src/core/register.js';
-import type { DeviceLimits } from './capabilities.js';
-import { SLICE } from './wgsl.js';
+import type { DeviceLimits, LaneConstants } from './capabilities.js';
+import { arenaElement, elementsOf, sliceStride } from './wgsl.js';
+import type { Form, Slice } from './wgsl.js';
 
 /** A way to cut a kernel's work up. */
 export interface Candidate {
@@ -16,6 +17,10 @@ export interface Candidate {
   THREADS: number;
   /** rows of the walked operand that are staged at a time for the sums over columns */
   CHUNK: number;
+  /** vec4 columns of both operands that are staged at a time for the products of rows */
+  SLICE: number;
+  /** how many times four right rows a thread multiplies with each of its left rows */
+  QUADS: number;
 }
 
 /** What a tile has to do: vec4 columns of the products of rows, and of each sum over columns. */
@@ -30,8 +35,13 @@ export interface TileWork {
   problems: number;
   /** parts into which the walk over the right rows may be split */
   mostSplits: number;
-  /** float32 numbers per left row, per right row and per thread that are kept beside the arena */
-  extra: { left: number; right: number; thread: number };
+  /** float32 numbers per left row and per right row that are kept beside the arena */
+  extra: { left: number; right: number };
+  /** whether the products of each left row are reduced to one number, across the threads that hold them */
+  reducesRows: boolean;
+  /** whether weights are at most 1, so that halves may hold them */
+  hasSmallWeights: boolean;
+  lane: LaneConstants;
 }
 
 /** How a sum over columns is spread over the threads: ROWS × COLUMNS vec4 each. */
@@ -45,32 +55,48 @@ export interface SumShape {
 }
 
 export interface Tile extends Candidate {
-  /** product rows a thread, each with four right rows */
-  rows: number;
-  sums: SumShape[];
-  /** vec4 from one row of weights to the next; one more than needed, against bank conflicts */
+  /** slices of the two operands in the arena */
+  slices: { left: Slice; right: Slice };
+  /** how weights lie in the arena, and elements from one row of them to the next: an odd number, as in a slice */
+  weightForm: Form;
   weightStride: number;
-  /** size of the arena in vec4 */
+  /** product rows a thread */
+  rows: number;
+  /** threads that hold the products of a row, of which so many reduce them within a subgroup */
+  rowThreads: number;
+  rowLanes: number;
+  sums: SumShape[];
+  /** size of the arena in elements */
   arena: number;
   /** workgroup memory in all */
   bytes: number;
-  /** float32 registers for what must stay: products and sums */
+  /** float32 registers for what must stay: products, sums, and what is known of rows */
   registers: number;
 }
 
 const candidates: Candidate[] = [
-  { LEFT: 64, RIGHT: 64, THREADS: 128, CHUNK: 8 },
-  { LEFT: 32, RIGHT: 128, THREADS: 256, CHUNK: 8 },
-  { LEFT: 32, RIGHT: 128, THREADS: 128, CHUNK: 8 },
-  { LEFT: 32, RIGHT: 64, THREADS: 256, CHUNK: 8 },
-  { LEFT: 32, RIGHT: 64, THREADS: 128, CHUNK: 8 },
-  { LEFT: 32, RIGHT: 64, THREADS: 128, CHUNK: 4 },
-  { LEFT: 32, RIGHT: 32, THREADS: 64, CHUNK: 8 },
-  { LEFT: 16, RIGHT: 64, THREADS: 256, CHUNK: 8 },
-  { LEFT: 16, RIGHT: 64, THREADS: 128, CHUNK: 4 },
-  { LEFT: 16, RIGHT: 32, THREADS: 128, CHUNK: 4 },
-  { LEFT: 16, RIGHT: 32, THREADS: 64, CHUNK: 4 },
-  { LEFT: 16, RIGHT: 16, THREADS: 64, CHUNK: 4 },
+  { LEFT: 128, RIGHT: 64, THREADS: 256, CHUNK: 8, SLICE: 8, QUADS: 1 },
+  { LEFT: 64, RIGHT: 128, THREADS: 128, CHUNK: 8, SLICE: 8, QUADS: 2 },
+  { LEFT: 64, RIGHT: 128, THREADS: 128, CHUNK: 16, SLICE: 8, QUADS: 2 },
+  { LEFT: 64, RIGHT: 64, THREADS: 256, CHUNK: 8, SLICE: 8, QUADS: 1 },
+  { LEFT: 64, RIGHT: 64, THREADS: 128, CHUNK: 16, SLICE: 16, QUADS: 1 },
+  { LEFT: 64, RIGHT: 64, THREADS: 128, CHUNK: 8, SLICE: 16, QUADS: 1 },
+  { LEFT: 64, RIGHT: 64, THREADS: 128, CHUNK: 8, SLICE: 8, QUADS: 1 },
+  { LEFT: 64, RIGHT: 32, THREADS: 64, CHUNK: 8, SLICE: 8, QUADS: 1 },
+  { LEFT: 32, RIGHT: 128, THREADS: 256, CHUNK: 8, SLICE: 8, QUADS: 1 },
+  { LEFT: 32, RIGHT: 128, THREADS: 128, CHUNK: 8, SLICE: 8, QUADS: 1 },
+  { LEFT: 32, RIGHT: 128, THREADS: 64, CHUNK: 8, SLICE: 8, QUADS: 2 },
+  { LEFT: 32, RIGHT: 64, THREADS: 256, CHUNK: 8, SLICE: 8, QUADS: 1 },
+  { LEFT: 32, RIGHT: 64, THREADS: 128, CHUNK: 8, SLICE: 16, QUADS: 1 },
+  { LEFT: 32, RIGHT: 64, THREADS: 128, CHUNK: 8, SLICE: 8, QUADS: 1 },
+  { LEFT: 32, RIGHT: 64, THREADS: 128, CHUNK: 4, SLICE: 8, QUADS: 1 },
+  { LEFT: 32, RIGHT: 64, THREADS: 64, CHUNK: 8, SLICE: 8, QUADS: 1 },
+  { LEFT: 32, RIGHT: 32, THREADS: 64, CHUNK: 8, SLICE: 8, QUADS: 1 },
+  { LEFT: 16, RIGHT: 64, THREADS: 256, CHUNK: 8, SLICE: 8, QUADS: 1 },
+  { LEFT: 16, RIGHT: 64, THREADS: 128, CHUNK: 4, SLICE: 8, QUADS: 1 },
+  { LEFT: 16, RIGHT: 32, THREADS: 128, CHUNK: 4, SLICE: 8, QUADS: 1 },
+  { LEFT: 16, RIGHT: 32, THREADS: 64, CHUNK: 4, SLICE: 8, QUADS: 1 },
+  { LEFT: 16, RIGHT: 16, THREADS: 64, CHUNK: 4, SLICE: 8, QUADS: 1 },
 ];
 
 /** Of a large GPU; a small one is busy long before that. WebGPU does not tell. */
@@ -79,34 +105,46 @@ const multiprocessors = 132;
 /** More would spill: NVIDIA gives a thread 255, of which addresses and what is on its way take a good part. */
 const mostRegisters = 160;
 
-export function nameOf({ LEFT, RIGHT, THREADS, CHUNK }: Candidate): string {
-  return `LEFT=${LEFT} RIGHT=${RIGHT} THREADS=${THREADS} CHUNK=${CHUNK}`;
+export function nameOf({ LEFT, RIGHT, THREADS, CHUNK, SLICE, QUADS }: Candidate): string {
+  return `LEFT=${LEFT} RIGHT=${RIGHT} THREADS=${THREADS} CHUNK=${CHUNK} SLICE=${SLICE} QUADS=${QUADS}`;
 }
 
-/** The cheapest legal tile, and why each other candidate was passed over. Throws if none is legal. */
-export function chooseTile(work: TileWork, limits: DeviceLimits): { tile: Tile; passedOver: PassedOver[] } {
+export interface Choice {
+  tile: Tile;
+  passedOver: PassedOver[];
+  /** the names of all legal candidates, the cheapest first */
+  candidates: string[];
+}
+
+/**
+ * The legal tile of the name `prefer`, else the cheapest one, and why each other candidate was passed over. Throws if
+ * none is legal.
+ */
+export function chooseTile(work: TileWork, limits: DeviceLimits, prefer?: string): Choice {
   const passedOver: PassedOver[] = [];
-  let best: { tile: Tile; cost: number } | undefined;
+  const legal: { name: string; tile: Tile; cost: number }[] = [];
   for (const candidate of candidates) {
+    const name = nameOf(candidate);
     const tile = layOut(candidate, work);
     const reason = typeof tile === 'string' ? tile : illegal(tile, limits);
-    if (reason !== undefined || typeof tile === 'string') {
-      passedOver.push({ candidate: nameOf(candidate), reason: reason ?? '' });
-      continue;
-    }
-    const cost = costOf(tile, work);
-    if (best && best.cost <= cost) {
-      passedOver.push({ candidate: nameOf(tile), reason: `cost ${cost.toFixed(0)}` });
-    } else {
-      if (best) passedOver.push({ candidate: nameOf(best.tile), reason: `cost ${best.cost.toFixed(0)}` });
-      best = { tile, cost };
-    }
+    if (reason !== undefined) passedOver.push({ candidate: name, reason });
+    else if (typeof tile !== 'string') legal.push({ name, tile, cost: costOf(tile, work) });
   }
-  if (!best) {
+  if (legal.length === 0) {
     const reasons = passedOver.map(({ candidate, reason }) => `${candidate}: ${reason}`);
     throw new Error(`no tile fits this device (${reasons.join('; ')})`);
   }
-  return { tile: best.tile, passedOver };
+  legal.sort((a, b) => a.cost - b.cost);
+  const chosen = legal.find(({ name }) => name === prefer) ?? legal[0];
+  for (const { name, cost } of legal) {
+    if (name !== chosen.name) passedOver.push({ candidate: name, reason: `cost ${cost.toFixed(0)}` });
+  }
+  return { tile: chosen.tile, passedOver, candidates: legal.map(({ name }) => name) };
+}
+
+/** Whether operands are staged as halves. */
+export function hasHalves({ slices }: Tile): boolean {
+  return slices.left.form === 'halves';
 }
 
 /** All candidates that can be laid out for this work, legal or not: what the compile test goes through. */
@@ -115,24 +153,35 @@ export function allTiles(work: TileWork): Tile[] {
 }
 
 function layOut(candidate: Candidate, work: TileWork): Tile | string {
-  const { LEFT, RIGHT, THREADS, CHUNK } = candidate;
-  const rows = (LEFT * RIGHT) / 4 / THREADS;
-  if (!Number.isInteger(rows)) return 'fewer than four products a thread';
+  const { LEFT, RIGHT, THREADS, CHUNK, SLICE, QUADS } = candidate;
+  const { SUBGROUP, HALVES } = work.lane;
+  const rowThreads = RIGHT / 4 / QUADS;
+  const rows = (LEFT * rowThreads) / THREADS;
+  if (!Number.isInteger(rows)) return 'fewer products a thread than a block has';
+  const form = HALVES ? 'halves' : 'floats';
+  const weightForm = HALVES && !work.hasSmallWeights ? 'apart' : form;
+  const left = { at: 'LEFT_SLICE', form, rows: LEFT, block: rows, columns: SLICE } as const;
+  const right = { at: 'RIGHT_SLICE', form, rows: RIGHT, block: 4, columns: SLICE } as const;
   const sums = work.sums.map((columns) => sumShape(columns, LEFT, THREADS));
-  const weightStride = RIGHT / 4 + 1;
-  const slices = (LEFT + RIGHT) * SLICE;
+  const weightStride = (RIGHT / 4) * elementsOf(weightForm) + 1;
   const chunk = CHUNK * Math.max(...sums.map(({ rowLength }) => rowLength));
-  const arena = Math.max(slices, LEFT * weightStride + chunk);
-  const { left, right, thread } = work.extra;
+  const arena = Math.max((LEFT + RIGHT) * sliceStride(SLICE), LEFT * weightStride + chunk);
+  const rowLanes = work.reducesRows ? Math.min(SUBGROUP, rowThreads) : 1;
+  const parts = work.reducesRows && rowLanes < rowThreads ? rowThreads / rowLanes : 0;
   const bytes =
-    16 * arena +
-    roundUp16(4 * left * LEFT) +
-    roundUp16(4 * right * RIGHT) +
-    roundUp16(4 * thread * THREADS) +
+    roundUp16(arenaElement[form].bytes * arena) +
+    roundUp16(4 * work.extra.left * LEFT) +
+    roundUp16(4 * work.extra.right * RIGHT) +
+    roundUp16(4 * parts * LEFT) +
     16;
-  const products = 4 * rows * work.products.length;
-  const registers = products + sums.reduce((sum, { rows: r, columns }) => sum + 4 * r * columns, 0);
-  return { ...candidate, rows, sums, weightStride, arena, bytes, registers };
+  const products = 4 * rows * QUADS * work.products.length;
+  const ofRows = work.reducesRows ? 2 * rows : 0;
+  const registers = products + ofRows + sums.reduce((sum, { rows: r, columns }) => sum + 4 * r * columns, 0);
+  const slices = { left, right };
+  return {
+    ...candidate,
+    ...{ slices, weightForm, weightStride, rows, rowThreads, rowLanes, sums, arena, bytes, registers },
+  };
 }
 
 function illegal(tile: Tile, limits: DeviceLimits): string | undefined {
@@ -163,28 +212,46 @@ function sumShape(columns4: number, left: number, threads: number): SumShape {
 }
 
 /**
- * Cycles, roughly, until the last workgroup is done: multiply-adds of a tile of RIGHT rows, and the waits for what is
- * staged and for barriers, which workgroups on one multiprocessor fill for each other. Weights fitted to 86 timings
- * of 35 tiles on an H200.
+ * Cycles, roughly, until the last workgroup is done: what a tile of RIGHT rows takes to compute, and the waits for what
+ * is staged and for barriers, which workgroups on one multiprocessor fill for each other. Weights fitted to 86 timings
+ * of 35 tiles of floats on an H200.
  */
 function costOf(tile: Tile, work: TileWork): number {
-  const { LEFT, RIGHT, THREADS, CHUNK, rows, sums, bytes } = tile;
+  const { LEFT, RIGHT, THREADS, CHUNK, SLICE, sums, rowLanes, rowThreads } = tile;
   const slices = work.products.reduce((sum, columns) => sum + Math.ceil(columns / SLICE), 0);
-  const total = (each: (shape: SumShape) => number): number =>
-    sums.reduce((sum, shape) => sum + each(shape), 0);
-  const multiplies =
-    16 * (slices * SLICE * rows + (RIGHT / 4) * total((shape) => shape.rows * shape.columns));
-  const staged = slices * (LEFT + RIGHT) * SLICE + RIGHT * total((shape) => shape.rowLength);
-  const barriers = 2 * slices + (2 * sums.length * RIGHT) / CHUNK + 3;
+  const rowLengths = sums.reduce((sum, { rowLength }) => sum + rowLength, 0);
+  const staged = slices * (LEFT + RIGHT) * SLICE + RIGHT * rowLengths;
+  const reductions = work.reducesRows && rowLanes < rowThreads ? 1 : 0;
+  const barriers = 2 * slices + sums.length * (1 + (2 * RIGHT) / CHUNK) + reductions;
   const warps = THREADS / 32;
 
   const splits = splitsOf(tile, work);
   const groups = groupsOf(tile, work) * splits;
   const tilesPerGroup = Math.ceil(Math.max(1, work.right / RIGHT) / splits);
-  const resident = Math.max(1, Math.min(Math.floor(49152 / bytes), Math.floor(groups / multiprocessors)));
+  const resident = Math.max(1, Math.min(residentOf(tile), Math.floor(groups / multiprocessors)));
   const waits = ((138 * staged) / THREADS + 82 * barriers * warps) / resident;
-  const tileCycles = 1.9 * multiplies * (THREADS / 128) + waits;
+  const tileCycles = 1.6 * instructionsOf(tile, slices * SLICE) * (THREADS / 128) + waits;
   return (groups * tilesPerGroup * tileCycles) / Math.min(groups, multiprocessors);
+}
+
+/**
+ * Instructions of a thread for a tile: multiply-adds, conversions of halves, and loads, of which those of 16 bytes
+ * count double. `columns` are all that are staged for products.
+ */
+function instructionsOf(tile: Tile, columns: number): number {
+  const { RIGHT, QUADS, rows, sums, slices, weightForm } = tile;
+  const { form } = slices.left;
+  const load = arenaElement[form].bytes / 8;
+  const read = load + (form === 'halves' ? 4 : 0);
+  const readWeights = load * elementsOf(weightForm) + (weightForm === 'halves' ? 4 : 0);
+  const products = 16 * rows * QUADS + (rows + 4 * QUADS) * read;
+  const ofSum = ({ rows: r, columns: c }: SumShape): number => 16 * r * c + 4 * c * read + r * readWeights;
+  return columns * products + (RIGHT / 4) * sums.reduce((sum, shape) => sum + ofSum(shape), 0);
+}
+
+/** Workgroups that fit on a multiprocessor of a large GPU together, by memory and by registers. */
+function residentOf({ THREADS, bytes, registers }: Tile): number {
+  return Math.min(Math.floor(49152 / bytes), Math.floor(65536 / (THREADS * (registers + 60))));
 }
 
 /** Workgroups of one split. What has no rows is compiled all the same, and small tiles compile faster. */

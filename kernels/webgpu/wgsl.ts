@@ -2,7 +2,9 @@
  * Verbs that the shaders are written with: each returns whole lines of WGSL, unrolled, so that what a thread holds
  * has a name each and stays in registers.
  *
- * All tiles live in one `arena: array<vec4f>` in workgroup memory.
+ * All tiles live in one `arena` in workgroup memory, four numbers an element: array<vec4f>, or array<vec2u> of packed
+ * halves. An index into it is written out where it is used, as a sum of multiples of what the compiler knows bounds
+ * of: then Dawn can prove that it is in range, and does not clamp it.
  */
 
 /** `const NAME = value;` per entry; the constants of a shader enter it here and nowhere else. */
@@ -10,8 +12,56 @@ export function constants(record: Record<string, number>): string {
   return lines(Object.entries(record).map(([name, value]) => `const ${name} = ${value}u;`));
 }
 
-/** Columns of a staged slice, in vec4. Rows are rotated by a quarter of their number: neighbours meet no common bank. */
-export const SLICE = 8;
+/**
+ * How four numbers lie in the arena: as floats in an element; as halves, in an element of half the size; or as floats
+ * in two elements of that size.
+ */
+export type Form = 'floats' | 'halves' | 'apart';
+
+/** The element of an arena whose operands have this form, its bytes, and what it takes to read and write it. */
+export const arenaElement = {
+  floats: { type: 'vec4f', bytes: 16, functions: '' },
+  // pack2x16float needs no shader-f16, and costs what a conversion costs
+  halves: {
+    type: 'vec2u',
+    bytes: 8,
+    functions: `
+const MOST_HALF = vec4f(65504.0);
+
+// what is too large for a half becomes the largest; NaN stays
+fn halves_of(x: vec4f) -> vec2u {
+  let y = select(x, clamp(x, -MOST_HALF, MOST_HALF), abs(x) > MOST_HALF);
+  return vec2u(pack2x16float(y.xy), pack2x16float(y.zw));
+}
+
+fn floats_of(x: vec2u) -> vec4f {
+  return vec4f(unpack2x16float(x.x), unpack2x16float(x.y));
+}`,
+  },
+};
+
+function readArena(form: Form, at: string): string {
+  switch (form) {
+    case 'floats':
+      return `arena[${at}]`;
+    case 'halves':
+      return `floats_of(arena[${at}])`;
+    case 'apart':
+      return `vec4f(bitcast<vec2f>(arena[${at}]), bitcast<vec2f>(arena[${at} + 1u]))`;
+  }
+}
+
+/** Writes `value`, WGSL for a vec4f. */
+export function writeArena(form: Form, at: string, value: string): string {
+  switch (form) {
+    case 'floats':
+      return `arena[${at}] = ${value};`;
+    case 'halves':
+      return `arena[${at}] = halves_of(${value});`;
+    case 'apart':
+      return `arena[${at}] = bitcast<vec2u>(${value}.xy); arena[${at} + 1u] = bitcast<vec2u>(${value}.zw);`;
+  }
+}
 
 /**
  * How a storage buffer is read: in vec4 when every row starts and ends on one, else number by number. 'halves' are
@@ -82,71 +132,118 @@ export function lengthsOf(name: string, binding: number | undefined): string {
 fn ${name}_of(batch: u32, size: u32) -> u32 { return u32(clamp(${name}[batch], 0, i32(size))); }`;
 }
 
-/** `var s0 = vec4f(); var s1 = …`: one vec4 a name. */
-export function declare(prefix: string, count: number): string {
-  return lines(names(prefix, count).map((name) => `var ${name} = vec4f(0.0);`));
+/** `var s0_0 = vec4f(); var s0_1 = …`: a block of vec4, a name each. */
+export function declareBlock(prefix: string, rows: number, columns: number): string {
+  return repeat(rows, (i) => repeat(columns, (c) => `var ${prefix}${i}_${c} = vec4f(0.0);`));
+}
+
+/** A slice of an operand in the arena: `block` rows of it belong to one thread. */
+export interface Slice {
+  at: string;
+  form: 'floats' | 'halves';
+  rows: number;
+  block: number;
+  /** columns in vec4 */
+  columns: number;
+}
+
+/** From row to row of a slice, in elements: an odd number, so that neighbours meet no common bank. */
+export function sliceStride(columns: number): number {
+  return columns + 1;
+}
+
+/** How far apart the rows of one thread lie: the first rows of all threads come first, then the second ones. */
+function blockStride({ rows, block, columns }: Slice): number {
+  return (rows / block) * sliceStride(columns);
 }
 
 /**
- * Stages `rows` rows of a slice of 8 columns at `at`: `column(row, c)` is a WGSL function of the row in the tile and
- * the column in the whole tensor, returning vec4f. Constant trip count: the loads are all under way together.
+ * Stages a slice: `column` is WGSL for column `c` of row `row`, a vec4f. Constant trip count: the loads are all under
+ * way together.
  */
-export function stageSlice(at: string, rows: number, threads: number, column: string): string {
-  return stage(rows * SLICE, threads, (element) => [
-    `let row = ${element} / ${SLICE}u;`,
-    `let c = ${element} % ${SLICE}u;`,
-    `arena[${at} + row * ${SLICE}u + ((c + (row >> 2u)) & 7u)] = ${column};`,
-  ]);
+export function stageSlice(slice: Slice, threads: number, column: string): string {
+  const { at, form, rows, block, columns } = slice;
+  const [inBlock, ofBlock] = divided(threads / columns, block);
+  const place = `${at} + ${inBlock} * ${blockStride(slice)}u + ${ofBlock} * ${sliceStride(columns)}u + c`;
+  return stage(rows, columns, threads, writeArena(form, place, column));
 }
 
 /** Stages `rows` rows of `columns` vec4 columns, one behind the other. */
 export function stageRows(
   at: string,
+  form: 'floats' | 'halves',
   rows: number,
   columns: number,
   threads: number,
   column: string,
 ): string {
-  return stage(rows * columns, threads, (element) => [
-    `let row = ${element} / ${columns}u;`,
-    `let c = ${element} % ${columns}u;`,
-    `arena[${at} + ${element}] = ${column};`,
-  ]);
+  return stage(rows, columns, threads, writeArena(form, `${at} + tid + round * ${threads}u`, column));
 }
 
-function stage(elements: number, threads: number, body: (element: string) => string[]): string {
-  const rounds = Math.ceil(elements / threads);
-  const statements = body('element').map((statement) => `  ${statement}`);
-  const isExact = rounds * threads === elements;
+/** WGSL for row % block and row / block, of which all but a constant is the same in each round where that is so. */
+function divided(step: number, block: number): [string, string] {
+  if (step % block !== 0) return [`row % ${block}u`, `row / ${block}u`];
+  return [`first_staged % ${block}u`, `(first_staged / ${block}u + round * ${step / block}u)`];
+}
+
+/**
+ * `statement` for each of rows · columns elements, `row` and `c` being its place. Where the threads take whole rows at
+ * a time, a thread keeps its column.
+ */
+function stage(rows: number, columns: number, threads: number, statement: string): string {
+  const rounds = Math.ceil((rows * columns) / threads);
+  const step = threads / columns;
+  const place = Number.isInteger(step)
+    ? [`let row = first_staged + round * ${step}u;`, `let c = tid % ${columns}u;`]
+    : [
+        `let row = (tid + round * ${threads}u) / ${columns}u;`,
+        `let c = (tid + round * ${threads}u) % ${columns}u;`,
+      ];
+  const isExact = rounds * threads === rows * columns;
   return lines([
-    `for (var round = 0u; round < ${rounds}u; round++) {`,
-    `  let element = tid + round * ${threads}u;`,
-    ...(isExact ? statements : [`  if (element < ${elements}u) {`, ...statements, '  }']),
+    '{',
+    ...(Number.isInteger(step) ? [`  let first_staged = tid / ${columns}u;`] : []),
+    `  for (var round = 0u; round < ${rounds}u; round++) {`,
+    ...place.map((line) => `    ${line}`),
+    isExact ? `    ${statement}` : `    if (row < ${rows}u) { ${statement} }`,
+    '  }',
     '}',
   ]);
 }
 
 /**
- * Adds the products of rows with rows over one staged slice: `into`i.xyzw += x_i · (y_0, y_1, y_2, y_3), for `rows`
- * rows x from `left_at` on and the four rows y from `right_at` on.
+ * Adds the products of rows with rows over one staged slice: `into`i_h.xyzw += x_i · (y_h0, y_h1, y_h2, y_h3), for the
+ * thread's `left.block` rows x and `quads` times four rows y.
  *
- * Needs: left_at, left_group (= first row x / 4), right_at, right_group (= first row y / 4).
+ * Needs: left_at, right_at (the thread's first rows).
  */
-export function addRowProducts(into: string, rows: number): string {
-  const range = [...Array(rows).keys()];
+export function addRowProducts(into: string, left: Slice, right: Slice, quads: number): string {
+  const rowRange = range(left.block);
+  const quadRange = range(quads);
+  const nextQuad = (right.rows / right.block / quads) * sliceStride(right.columns);
+  const rightOf = (h: number, j: number): string =>
+    readArena(right.form, `right_at + ${h * nextQuad + j * blockStride(right)}u + c`);
   return lines([
-    `for (var c = 0u; c < ${SLICE}u; c++) {`,
-    '  let y_at = right_at + ((c + right_group) & 7u);',
-    ...[0, 1, 2, 3].map((j) => `  let y${j} = arena[y_at + ${j * SLICE}u];`),
-    ...['x', 'y', 'z', 'w'].map((d) => `  let y_${d} = vec4f(y0.${d}, y1.${d}, y2.${d}, y3.${d});`),
-    ...range.map(
-      (i) => `  let x${i} = arena[left_at + ${i * SLICE}u + ((c + left_group + ${i >> 2}u) & 7u)];`,
+    `for (var c = 0u; c < ${left.columns}u; c++) {`,
+    ...quadRange.flatMap((h) => [
+      ...range(4).map((j) => `  let y${h}_${j} = ${rightOf(h, j)};`),
+      ...components.map((d) => `  let y${h}_${d} = vec4f(${fourOf((j) => `y${h}_${j}.${d}`)});`),
+    ]),
+    ...rowRange.map(
+      (i) => `  let x${i} = ${readArena(left.form, `left_at + ${i * blockStride(left)}u + c`)};`,
     ),
-    ...range.flatMap((i) =>
-      ['x', 'y', 'z', 'w'].map((d) => `  ${into}${i} = fma(vec4f(x${i}.${d}), y_${d}, ${into}${i});`),
+    ...rowRange.flatMap((i) =>
+      components.flatMap((d) =>
+        quadRange.map((h) => `  ${into}${i}_${h} = fma(vec4f(x${i}.${d}), y${h}_${d}, ${into}${i}_${h});`),
+      ),
     ),
     '}',
   ]);
+}
+
+/** Elements from one vec4 of weights to the next. */
+export function elementsOf(form: Form): number {
+  return form === 'apart' ? 2 : 1;
 }
 
 /**
@@ -158,6 +255,8 @@ export function addRowProducts(into: string, rows: number): string {
 export function addWeightedRows(
   into: string,
   shape: {
+    form: 'floats' | 'halves';
+    weightForm: Form;
     rows: number;
     rowStep: number;
     columns: number;
@@ -166,17 +265,19 @@ export function addWeightedRows(
     chunk: number;
   },
 ): string {
-  const { rows, rowStep, columns, columnStep, rowLength, chunk } = shape;
-  const rowRange = [...Array(rows).keys()];
-  const columnRange = [...Array(columns).keys()];
+  const { form, weightForm, rows, rowStep, columns, columnStep, rowLength, chunk } = shape;
+  const rowRange = range(rows);
+  const weightOf = (i: number): string =>
+    readArena(weightForm, `weights_at + ${i * rowStep}u + k * ${elementsOf(weightForm)}u`);
+  const staged = (c: number, k: number): string =>
+    readArena(form, `rows_at + k * ${4 * rowLength}u + ${c * columnStep + k * rowLength}u`);
   return lines([
     `for (var k = 0u; k < ${chunk / 4}u; k++) {`,
-    ...rowRange.map((i) => `  let w${i} = arena[weights_at + ${i * rowStep}u + k];`),
-    `  let z_at = rows_at + k * ${4 * rowLength}u;`,
-    ...columnRange.flatMap((c) => [
-      ...[0, 1, 2, 3].map((k) => `  let z${c}_${k} = arena[z_at + ${c * columnStep + k * rowLength}u];`),
+    ...rowRange.map((i) => `  let w${i} = ${weightOf(i)};`),
+    ...range(columns).flatMap((c) => [
+      ...range(4).map((k) => `  let z${c}_${k} = ${staged(c, k)};`),
       ...rowRange.flatMap((i) =>
-        ['x', 'y', 'z', 'w'].map(
+        components.map(
           (d, k) => `  ${into}${i}_${c} = fma(vec4f(w${i}.${d}), z${c}_${k}, ${into}${i}_${c});`,
         ),
       ),
@@ -185,14 +286,19 @@ export function addWeightedRows(
   ]);
 }
 
-/** The names prefix0, prefix1, … */
-export function names(prefix: string, count: number): string[] {
-  return [...Array(count).keys()].map((index) => `${prefix}${index}`);
+const components = ['x', 'y', 'z', 'w'];
+
+function fourOf(part: (j: number) => string): string {
+  return range(4).map(part).join(', ');
+}
+
+function range(count: number): number[] {
+  return [...Array(count).keys()];
 }
 
 /** `body(i)` once for each i below count, as lines. */
 export function repeat(count: number, body: (i: number) => string): string {
-  return lines([...Array(count).keys()].map(body));
+  return lines(range(count).map(body));
 }
 
 function lines(all: string[]): string {

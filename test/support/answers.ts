@@ -27,6 +27,10 @@ export const signatures: Record<ComparedKernel, { inputs: string[]; outputs: str
     inputs: ['q', 'k', 'v', 'kRope', 'qLengths', 'kvLengths', 'dOut', 'lse', 'delta'],
     outputs: ['dK', 'dV', 'dKRope'],
   },
+  MLAAttentionBackward: {
+    inputs: ['q', 'k', 'v', 'kRope', 'qLengths', 'kvLengths', 'dOut', 'lse', 'delta'],
+    outputs: ['dQ', 'dK', 'dV', 'dKRope'],
+  },
   MLADecode: { inputs: ['qLatent', 'qRope', 'cKv', 'kRope', 'kvLengths'], outputs: ['out', 'lse'] },
   MLADecodeDq: {
     inputs: ['qLatent', 'qRope', 'cKv', 'kRope', 'kvLengths', 'dOut', 'lse', 'delta'],

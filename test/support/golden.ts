@@ -23,7 +23,7 @@ export interface GoldenEntry {
   lengths?: number[] | null;
   hasDlse?: boolean;
   tags: string[];
-  tolerance: { f32: Record<string, [number | null, number | null] | null> };
+  tolerance: Record<'f32' | 'f16', Record<string, [number | null, number | null] | null>>;
 }
 
 export type GoldenKind = 'attention' | 'decode' | 'merge';
@@ -77,9 +77,15 @@ export function maskOf(
   };
 }
 
+export type GoldenPrecision = 'float32' | 'float16';
+
 /** The bounds that the manifest gives for one output. */
-export function boundsOf({ name, tolerance }: GoldenEntry, output: string): Bounds {
-  const bounds = tolerance.f32[output];
-  if (!bounds) throw new Error(`${name}: the manifest has no float32 tolerance for ${output}`);
+export function boundsOf(
+  { name, tolerance }: GoldenEntry,
+  output: string,
+  precision: GoldenPrecision = 'float32',
+): Bounds {
+  const bounds = tolerance[precision === 'float16' ? 'f16' : 'f32'][output];
+  if (!bounds) throw new Error(`${name}: the manifest has no ${precision} tolerance for ${output}`);
   return { metric: bounds[0], relativeL2: bounds[1] };
 }

@@ -1,5 +1,5 @@
 /** Lane T3: which tile on subgroup matrices a kernel takes, and the shaders that go with it. */
-import { MLAAttentionDkv } from '../../../src/core/names.js';
+import { MLAAttentionBackward } from '../../../src/core/names.js';
 import type { KernelName } from '../../../src/core/names.js';
 import type { MlaProblem } from '../../../src/core/problem.js';
 import { lanesFor } from '../capabilities.js';
@@ -144,8 +144,8 @@ export function planMatrixDkv(
 
 /** The whole backward at once: …Dkv keeps dS, and dQ is a product of it. */
 export interface MatrixBackwardPlan {
-  plan: Omit<KernelPlan, 'grid' | 'main'>;
-  dkv: NamedShader;
+  /** …Dkv, and what runs before it */
+  plan: KernelPlan;
   dq: NamedShader;
   /** heads of a dispatch, and numbers that their dS takes */
   heads: number;
@@ -174,11 +174,11 @@ export function planMatrixBackward(
   const heads = Math.min(b * hkv, Math.floor(mostDsBytes / headBytes));
   if (heads === 0) return undefined;
   const keyTiles = Math.ceil(skv / LEFT);
+  const main = named(MLAAttentionBackward, { LANE: 'T3', ...record }, matrixDkvBindings(record), () =>
+    matrixDkvWgsl(record),
+  );
   return {
-    plan: backwardPlan(problem, tile, keyTiles),
-    dkv: named(MLAAttentionDkv, { LANE: 'T3', ...record }, matrixDkvBindings(record), () =>
-      matrixDkvWgsl(record),
-    ),
+    plan: { ...backwardPlan(problem, tile, keyTiles), grid: headsFirst(heads, keyTiles), main },
     dq: named('dqOfDs', operands, dqOfDsBindings, () => dqOfDsWgsl(operands)),
     heads,
     dsSize: (heads * headBytes) / 4,
