@@ -17,6 +17,8 @@ export interface MatrixShape {
 }
 
 export interface Capabilities {
+  /** what the tuner knows the device by; absent: nothing was ever timed on it */
+  key?: string;
   limits: DeviceLimits;
   /** shader-f16 */
   hasF16: boolean;
@@ -60,11 +62,27 @@ export function capabilitiesOf(device: GPUDevice): Capabilities {
         componentType === operand && resultComponentType === 'f32' && M === m && N === n && K === k,
     );
   return {
+    key: keyOf(device),
     limits: device.limits,
     hasF16: has('shader-f16'),
     subgroups: has('subgroups') && min && max ? { min, max } : undefined,
     matrices: has('chromium-experimental-subgroup-matrix') ? knownMatrices.filter(isOffered) : [],
   };
+}
+
+const keys = new WeakMap<GPUDevice, string>();
+
+/** The GPU by name, and what of it decides which shaders run; read once a device. */
+function keyOf(device: GPUDevice): string {
+  const known = keys.get(device);
+  if (known !== undefined) return known;
+  const info = (device as { adapterInfo?: Record<string, string | number | undefined> }).adapterInfo ?? {};
+  const names = ['vendor', 'architecture', 'device', 'description'].map((name) => info[name] ?? '');
+  const { maxComputeWorkgroupStorageSize: bytes, maxComputeInvocationsPerWorkgroup: threads } = device.limits;
+  const subgroups = `subgroups ${info.subgroupMinSize ?? '?'}-${info.subgroupMaxSize ?? '?'}`;
+  const key = `${names.join('/')}, ${bytes} bytes, ${threads} threads, ${subgroups}`;
+  keys.set(device, key);
+  return key;
 }
 
 /** The lanes that keep the bounds of a precision on a device, the fastest first, and why each other one does not run. */

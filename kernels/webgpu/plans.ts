@@ -1,11 +1,13 @@
 /** How each kernel would run on a device: the record that explain() shows and the dispatch uses. */
 import type { WebGPUBackend } from '@tensorflow/tfjs-backend-webgpu';
 import { backend as currentBackend } from '@tensorflow/tfjs-core';
+import { bucketOf } from '../../src/core/bucket.js';
 import { fail } from '../../src/core/errors.js';
 import * as names from '../../src/core/names.js';
 import type { KernelName } from '../../src/core/names.js';
 import type { MlaProblem } from '../../src/core/problem.js';
-import type { PassedOver, Plan, Planner } from '../../src/core/register.js';
+import type { Plan, Planner } from '../../src/core/register.js';
+import { findingOf, withTimes } from '../../src/core/tuner.js';
 import { capabilitiesOf } from './capabilities.js';
 import type { Capabilities } from './capabilities.js';
 import { mergeBindings, mergeSplitsWgsl } from './mergeSplits.js';
@@ -21,8 +23,8 @@ import { packBindings, packStatsWgsl } from './packStats.js';
 import { compile } from './pipeline.js';
 import type { Shader } from './pipeline.js';
 import { sumBindings, sumPartsWgsl } from './sumParts.js';
-import { chooseTile, splitsOf } from './tiles.js';
-import type { Tile, TileWork } from './tiles.js';
+import { chooseTile, nameOf, splitsOf } from './tiles.js';
+import type { Choice, Tile, TileWork } from './tiles.js';
 
 export const backendName = 'webgpu';
 
@@ -32,46 +34,47 @@ export interface NamedShader extends Shader {
 }
 
 /** One kernel on one device. */
-export interface KernelPlan {
-  tile: Tile;
+export interface KernelPlan extends Choice {
   /** parts of the walk over keys, each a workgroup of its own */
   splits: number;
-  passedOver: PassedOver[];
   main: NamedShader;
 }
 
 export function planForward(kernel: KernelName, problem: MlaProblem, device: Capabilities): KernelPlan {
   const record = forwardConstants(problem);
-  return planTiles(kernel, device, forwardWork(problem), forwardBindings(record), record, (tile) =>
+  return planTiles(kernel, problem, device, forwardWork(problem), forwardBindings(record), record, (tile) =>
     mlaAttentionWgsl(record, tile),
   );
 }
 
 export function planDq(kernel: KernelName, problem: MlaProblem, device: Capabilities): KernelPlan {
   const record = operandConstants(problem);
-  return planTiles(kernel, device, dqWork(problem), dqBindings(record), record, (tile) =>
+  return planTiles(kernel, problem, device, dqWork(problem), dqBindings(record), record, (tile) =>
     mlaAttentionDqWgsl(record, tile),
   );
 }
 
 export function planDkv(kernel: KernelName, problem: MlaProblem, device: Capabilities): KernelPlan {
   const record = operandConstants(problem);
-  const { tile, passedOver } = tileFor(kernel, dkvWork(problem), device);
+  const choice = tileFor(kernel, problem, dkvWork(problem), device);
+  const { tile } = choice;
   const main = tileShader(kernel, record, tile, dkvBindings(record), () => mlaAttentionDkvWgsl(record, tile));
-  return { tile, splits: 1, passedOver, main };
+  return { ...choice, splits: 1, main };
 }
 
 function planTiles(
   kernel: KernelName,
+  problem: MlaProblem,
   device: Capabilities,
   work: TileWork,
   bindings: Binding[],
   record: object,
   wgsl: (tile: Tile) => string,
 ): KernelPlan {
-  const { tile, passedOver } = tileFor(kernel, work, device);
+  const choice = tileFor(kernel, problem, work, device);
+  const { tile } = choice;
   const main = tileShader(kernel, record, tile, bindings, () => wgsl(tile));
-  return { tile, splits: splitsOf(tile, work), passedOver, main };
+  return { ...choice, splits: splitsOf(tile, work), main };
 }
 
 /** Tiles of packed rows a key/value head has. */
@@ -79,9 +82,14 @@ export function tilesOf({ sq, hq, hkv }: MlaProblem, { LEFT }: Tile): number {
   return hkv === 0 ? 0 : Math.ceil((sq * (hq / hkv)) / LEFT);
 }
 
-function tileFor(kernel: KernelName, work: TileWork, device: Capabilities): ReturnType<typeof chooseTile> {
+/** The tile that was the fastest when it was timed here, else the one that the cost model thinks cheapest. */
+function tileFor(kernel: KernelName, problem: MlaProblem, work: TileWork, device: Capabilities): Choice {
+  const { key, limits } = device;
+  const finding =
+    key === undefined ? undefined : findingOf({ device: key, kernel, bucket: bucketOf(problem) });
   try {
-    return chooseTile(work, device.limits);
+    const choice = chooseTile(work, limits, finding?.winner);
+    return { ...choice, passedOver: withTimes(choice.passedOver, nameOf(choice.tile), finding) };
   } catch (error) {
     fail(kernel, error instanceof Error ? error.message : String(error));
   }
@@ -127,7 +135,7 @@ export function deltaShader({ dv, returnLse }: MlaProblem): NamedShader {
 }
 
 /** Every shader that a kernel dispatches, its own first. */
-function shadersOf(kernel: KernelName, problem: MlaProblem, device: Capabilities): NamedShader[] {
+export function shadersOf(kernel: KernelName, problem: MlaProblem, device: Capabilities): NamedShader[] {
   switch (kernel) {
     case names.MLAAttention:
     case names.MLADecode: {
@@ -149,7 +157,12 @@ function shadersOf(kernel: KernelName, problem: MlaProblem, device: Capabilities
   }
 }
 
-function kernelPlan(kernel: KernelName, problem: MlaProblem, device: Capabilities): KernelPlan | undefined {
+/** The plan of a kernel that has a choice; MLADelta and MLACacheAppend have none. */
+export function kernelPlan(
+  kernel: KernelName,
+  problem: MlaProblem,
+  device: Capabilities,
+): KernelPlan | undefined {
   switch (kernel) {
     case names.MLAAttention:
     case names.MLADecode:

@@ -82,30 +82,37 @@ export function nameOf({ LEFT, RIGHT, THREADS, CHUNK }: Candidate): string {
   return `LEFT=${LEFT} RIGHT=${RIGHT} THREADS=${THREADS} CHUNK=${CHUNK}`;
 }
 
-/** The cheapest legal tile, and why each other candidate was passed over. Throws if none is legal. */
-export function chooseTile(work: TileWork, limits: DeviceLimits): { tile: Tile; passedOver: PassedOver[] } {
+export interface Choice {
+  tile: Tile;
+  passedOver: PassedOver[];
+  /** the names of all legal candidates, the cheapest first */
+  candidates: string[];
+}
+
+/**
+ * The legal tile of the name `prefer`, else the cheapest one, and why each other candidate was passed over. Throws if
+ * none is legal.
+ */
+export function chooseTile(work: TileWork, limits: DeviceLimits, prefer?: string): Choice {
   const passedOver: PassedOver[] = [];
-  let best: { tile: Tile; cost: number } | undefined;
+  const legal: { name: string; tile: Tile; cost: number }[] = [];
   for (const candidate of candidates) {
+    const name = nameOf(candidate);
     const tile = layOut(candidate, work);
     const reason = typeof tile === 'string' ? tile : illegal(tile, limits);
-    if (reason !== undefined || typeof tile === 'string') {
-      passedOver.push({ candidate: nameOf(candidate), reason: reason ?? '' });
-      continue;
-    }
-    const cost = costOf(tile, work);
-    if (best && best.cost <= cost) {
-      passedOver.push({ candidate: nameOf(tile), reason: `cost ${cost.toFixed(0)}` });
-    } else {
-      if (best) passedOver.push({ candidate: nameOf(best.tile), reason: `cost ${best.cost.toFixed(0)}` });
-      best = { tile, cost };
-    }
+    if (reason !== undefined) passedOver.push({ candidate: name, reason });
+    else if (typeof tile !== 'string') legal.push({ name, tile, cost: costOf(tile, work) });
   }
-  if (!best) {
+  if (legal.length === 0) {
     const reasons = passedOver.map(({ candidate, reason }) => `${candidate}: ${reason}`);
     throw new Error(`no tile fits this device (${reasons.join('; ')})`);
   }
-  return { tile: best.tile, passedOver };
+  legal.sort((a, b) => a.cost - b.cost);
+  const chosen = legal.find(({ name }) => name === prefer) ?? legal[0];
+  for (const { name, cost } of legal) {
+    if (name !== chosen.name) passedOver.push({ candidate: name, reason: `cost ${cost.toFixed(0)}` });
+  }
+  return { tile: chosen.tile, passedOver, candidates: legal.map(({ name }) => name) };
 }
 
 /** All candidates that can be laid out for this work, legal or not: what the compile test goes through. */
