@@ -27,7 +27,7 @@ export interface TimingOptions {
   isOver: () => boolean;
   /** Awaited between candidates. */
   pause?: () => Promise<void>;
-  /** Milliseconds of GPU time after which no further candidate is begun. */
+  /** Milliseconds of GPU time after which no further candidate is begun, once two were timed. */
   budgetMs?: number;
   /** Told of each candidate; ms is a first figure, the table has the last one. */
   onTime?: (candidate: string, ms: number) => void;
@@ -100,7 +100,8 @@ export async function timeCandidates(
   for (const candidate of candidates) {
     if (candidate !== candidates[0]) {
       await pause?.();
-      if (isOver() || spentMs > budgetMs) break;
+      const isSpent = spentMs > budgetMs && Object.keys(units).length > 1; // one alone says nothing
+      if (isOver() || isSpent) break;
     }
     await tunable.compile(candidate);
     await time(candidate, 1); // the first run after compiling is no measure

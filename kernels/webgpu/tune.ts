@@ -67,7 +67,8 @@ async function tuneOne(
   try {
     await tunable.prepare();
     const times = await timeCandidates(tunable, watch, options);
-    const finding = findingFrom(times, candidates[0]);
+    const isAlone = candidates.length > 1 && Object.keys(times).length < 2; // nothing to compare it with
+    const finding = isAlone ? undefined : findingFrom(times, candidates[0]);
     if (finding) remember(tunable, finding);
     return Object.entries(times).map(([candidate, ms]) => ({
       kernel,
