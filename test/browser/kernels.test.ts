@@ -28,6 +28,7 @@ const files = [
   'golden',
   'dotProductAttention',
   'explain',
+  'tune',
 ];
 
 describe('Chromium', () => {
