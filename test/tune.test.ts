@@ -3,6 +3,7 @@ import type { WebGPUBackend } from '@tensorflow/tfjs-backend-webgpu';
 import * as tf from '@tensorflow/tfjs-core';
 import { capabilitiesOf } from '../kernels/webgpu/capabilities.js';
 import { compiledKeys } from '../kernels/webgpu/pipeline.js';
+import { gpuStopwatch } from '../kernels/webgpu/stopwatch.js';
 import { bucketOf } from '../src/core/bucket.js';
 import { keepTuningIn } from '../src/core/tuner.js';
 import { explain, mlaAttention } from '../src/index.js';
@@ -173,6 +174,28 @@ describe('tune', () => {
       importTuning(tuningOf(call, 'LEFT=1', { 'LEFT=1': 1, [nameOf(plan)]: 2 }));
       expectEqual(planOf(call), plan);
     });
+
+    for (const clock of ['timestamps', 'the clock on the wall']) {
+      it(`times a stream by ${clock}, and leaves tfjs's own batches as they were`, async () => {
+        const gpu = tf.backend() as WebGPUBackend;
+        const flag = 'WEBGPU_DEFERRED_SUBMIT_BATCH_SIZE';
+        const batch = tf.env().getNumber(flag);
+        const hasTimestamps = clock === 'timestamps' && gpu.device.features.has('timestamp-query');
+        const watch = gpuStopwatch(gpu, hasTimestamps);
+        const x = tf.ones([64, 64]);
+        const pending = tf.square(x);
+        let runs = 0;
+        const ms = await watch.time(() => {
+          runs++;
+          tf.matMul(x, x).dispose();
+        }, 20);
+        expectTrue(ms > 0 && (await watch.probe()) > 0, `no time: ${ms}`);
+        expectEqual([runs, tf.env().getNumber(flag)], [20, batch]);
+        expectEqual((await pending.data())[0], 1);
+        watch.dispose();
+        tf.dispose([x, pending]);
+      });
+    }
 
     it('setAutoTune: calls run at once, and are tuned later, but not while tf.profile measures', async function () {
       this.timeout(240_000);

@@ -50,10 +50,11 @@ const probeSteps = packNumbers([
   ['f32', 1],
 ]);
 
-export function gpuStopwatch(backend: WebGPUBackend): Stopwatch {
-  const timestamps = backend.device.features.has('timestamp-query')
-    ? timestampPair(backend.device)
-    : undefined;
+export function gpuStopwatch(
+  backend: WebGPUBackend,
+  hasTimestamps = backend.device.features.has('timestamp-query'),
+): Stopwatch {
+  const timestamps = hasTimestamps ? timestampPair(backend.device) : undefined;
   const y = backend.makeTensorInfo([32], 'float32');
 
   const timeStream = async (run: () => void, most: number): Promise<number> => {
