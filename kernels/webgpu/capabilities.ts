@@ -70,6 +70,9 @@ export function capabilitiesOf(device: GPUDevice): Capabilities {
   };
 }
 
+/** A device without them runs other lanes on the same GPU. */
+const laneFeatures = ['shader-f16', 'subgroups', 'chromium-experimental-subgroup-matrix'];
+
 const keys = new WeakMap<GPUDevice, string>();
 
 /** The GPU by name, and what of it decides which shaders run; read once a device. */
@@ -80,7 +83,8 @@ function keyOf(device: GPUDevice): string {
   const names = ['vendor', 'architecture', 'device', 'description'].map((name) => info[name] ?? '');
   const { maxComputeWorkgroupStorageSize: bytes, maxComputeInvocationsPerWorkgroup: threads } = device.limits;
   const subgroups = `subgroups ${info.subgroupMinSize ?? '?'}-${info.subgroupMaxSize ?? '?'}`;
-  const key = `${names.join('/')}, ${bytes} bytes, ${threads} threads, ${subgroups}`;
+  const features = laneFeatures.filter((feature) => device.features.has(feature)).join(' ');
+  const key = `${names.join('/')}, ${bytes} bytes, ${threads} threads, ${subgroups}, features: ${features}`;
   keys.set(device, key);
   return key;
 }
