@@ -27,7 +27,7 @@ const kernels = {
 const lanes = {
   cpu: ['reference'],
   wasm: ['SIMD', 'relaxed SIMD'],
-  webgpu: ['T1', 'T1s', 'T2'],
+  webgpu: ['T1', 'T1s', 'T2', 'T3'],
   tensorflow: ['sse2', 'avx2', 'avx512'],
 };
 
@@ -171,7 +171,7 @@ describe('explain', () => {
       await runBoth();
       const added = compiledKeys(device).filter((key) => !before.has(key));
       const ours = added.filter((key) =>
-        [...kernels.mlaAttention, ...kernels.mlaDecode].includes(nameIn(key)),
+        ([...kernels.mlaAttention, ...kernels.mlaDecode] as string[]).includes(nameIn(key)),
       );
       expectEqual([...ours].sort(), [...expected].sort(), 'cache keys');
     });

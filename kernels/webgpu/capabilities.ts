@@ -17,6 +17,8 @@ export interface MatrixShape {
 }
 
 export interface Capabilities {
+  /** what the tuner knows the device by; absent: nothing was ever timed on it */
+  key?: string;
   limits: DeviceLimits;
   /** shader-f16 */
   hasF16: boolean;
@@ -86,11 +88,31 @@ export function capabilitiesOf(device: GPUDevice): Capabilities {
         componentType === operand && resultComponentType === 'f32' && M === m && N === n && K === k,
     );
   return {
+    key: keyOf(device),
     limits: device.limits,
     hasF16: has('shader-f16'),
     subgroups: has('subgroups') && min && max ? { min, max } : undefined,
     matrices: has('chromium-experimental-subgroup-matrix') ? knownMatrices.filter(isOffered) : [],
   };
+}
+
+/** A device without them runs other lanes on the same GPU. */
+const laneFeatures = ['shader-f16', 'subgroups', 'chromium-experimental-subgroup-matrix'];
+
+const keys = new WeakMap<GPUDevice, string>();
+
+/** The GPU by name, and what of it decides which shaders run; read once a device. */
+function keyOf(device: GPUDevice): string {
+  const known = keys.get(device);
+  if (known !== undefined) return known;
+  const info = (device as { adapterInfo?: Record<string, string | number | undefined> }).adapterInfo ?? {};
+  const names = ['vendor', 'architecture', 'device', 'description'].map((name) => info[name] ?? '');
+  const { maxComputeWorkgroupStorageSize: bytes, maxComputeInvocationsPerWorkgroup: threads } = device.limits;
+  const subgroups = `subgroups ${info.subgroupMinSize ?? '?'}-${info.subgroupMaxSize ?? '?'}`;
+  const features = laneFeatures.filter((feature) => device.features.has(feature)).join(' ');
+  const key = `${names.join('/')}, ${bytes} bytes, ${threads} threads, ${subgroups}, features: ${features}`;
+  keys.set(device, key);
+  return key;
 }
 
 /** The lanes that keep the bounds of a precision on a device, the fastest first, and why each other one does not run. */

@@ -173,8 +173,8 @@ function uniformBuffer(device: GPUDevice, content: ArrayBuffer): GPUBuffer {
   return buffer;
 }
 
-/** The private members of WebGPUBackend that a dispatch into its open pass takes. */
-interface OpenPass {
+/** The private members of WebGPUBackend that a dispatch into its open pass, and timing it, takes. */
+export interface OpenPass {
   commandEncoder: GPUCommandEncoder;
   computePassEncoder: GPUComputePassEncoder | null;
   dispatchCountInPass: number;
@@ -186,7 +186,7 @@ interface OpenPass {
   querySetCount: number;
 }
 
-function openPassOf(backend: WebGPUBackend): OpenPass | undefined {
+export function openPassOf(backend: WebGPUBackend): OpenPass | undefined {
   const members = backend as unknown as Partial<OpenPass>;
   const isComplete =
     'commandEncoder' in members &&

@@ -2,11 +2,13 @@
 import type { WebGPUBackend } from '@tensorflow/tfjs-backend-webgpu';
 import { backend as currentBackend } from '@tensorflow/tfjs-core';
 import type { CacheFormat } from '../../src/core/cacheFormat.js';
+import { bucketOf } from '../../src/core/bucket.js';
 import { fail } from '../../src/core/errors.js';
 import * as names from '../../src/core/names.js';
 import type { KernelName } from '../../src/core/names.js';
 import type { MlaProblem } from '../../src/core/problem.js';
 import type { PassedOver, Plan, Planner } from '../../src/core/register.js';
+import { findingOf, withTimes } from '../../src/core/tuner.js';
 import { capabilitiesOf, laneConstants, lanesFor } from './capabilities.js';
 import type { Capabilities, Lane, LaneConstants } from './capabilities.js';
 import {
@@ -33,7 +35,7 @@ import { named } from './namedShader.js';
 import type { NamedShader } from './namedShader.js';
 import type { Cut } from './problemUniforms.js';
 import { sumBindings, sumPartsWgsl } from './sumParts.js';
-import { chooseTile, hasHalves, splitsOf, tilesOf } from './tiles.js';
+import { chooseTile, hasHalves, nameOf, splitsOf, tilesOf } from './tiles.js';
 import type { Tile, TileWork } from './tiles.js';
 
 export const backendName = 'webgpu';
@@ -48,6 +50,9 @@ export interface KernelPlan {
   cut: Cut;
   grid: Grid;
   passedOver: PassedOver[];
+  /** its own name, and those of its lane that would run too, the usual one first */
+  candidate: string;
+  candidates: string[];
   main: NamedShader;
   /** whether rows of statistics have a scale for dOut; lane T2 only */
   hasScales?: boolean;
@@ -56,23 +61,54 @@ export interface KernelPlan {
   scratch: Record<string, number>;
 }
 
-/** The first lane that can run a problem, and why the others do not. */
+type PlanInLane = (lane: Lane, prefer?: string) => KernelPlan | string;
+
+/**
+ * What was the fastest when it was timed here, else the first lane that can run a problem; and why the others do not.
+ * Candidates are known by their lane and name.
+ */
 function firstLane(
   kernel: KernelName,
   problem: MlaProblem,
   device: Capabilities,
-  plan: (lane: Lane) => KernelPlan | string,
+  planIn: PlanInLane,
 ): KernelPlan {
   const { lanes, passedOver } = lanesFor(problem.precision, device);
-  for (const [index, lane] of lanes.entries()) {
+  const finding =
+    device.key === undefined
+      ? undefined
+      : findingOf({ device: device.key, kernel, bucket: bucketOf(problem) });
+  const [winnerLane, ...winnerName] = finding?.winner.split(' ') ?? [];
+  const plan: PlanInLane = (lane) => {
+    const known = planIn(lane, lane === winnerLane ? winnerName.join(' ') : undefined);
+    return typeof known === 'string' ? known : withLane(lane, known);
+  };
+  const order = [...lanes].sort((a, b) => Number(b === winnerLane) - Number(a === winnerLane));
+  for (const lane of order) {
     const known = plan(lane);
-    if (typeof known !== 'string') {
-      const later = lanes.slice(index + 1).map((candidate) => ({ candidate, reason: `${lane} goes first` }));
-      return { ...known, passedOver: [...passedOver, ...later, ...known.passedOver] };
+    if (typeof known === 'string') {
+      passedOver.push({ candidate: lane, reason: known });
+      continue;
     }
-    passedOver.push({ candidate: lane, reason: known });
+    const isWinner = known.candidate === finding?.winner;
+    const later = order.slice(order.indexOf(lane) + 1).map((candidate) => ({
+      candidate,
+      reason: isWinner ? `${lane} was faster when it was timed` : `${lane} goes first`,
+    }));
+    const all = [...passedOver, ...later, ...known.passedOver];
+    return { ...known, passedOver: withTimes(all, known.candidate, finding) };
   }
   fail(kernel, passedOver.map(({ candidate, reason }) => `${candidate}: ${reason}`).join('; '));
+}
+
+function withLane(lane: Lane, plan: KernelPlan): KernelPlan {
+  const inLane = (name: string): string => `${lane} ${name}`;
+  return {
+    ...plan,
+    candidate: inLane(plan.candidate),
+    candidates: plan.candidates.map(inLane),
+    passedOver: plan.passedOver.map(({ candidate, reason }) => ({ candidate: inLane(candidate), reason })),
+  };
 }
 
 export function planForward(kernel: KernelName, problem: MlaProblem, device: Capabilities): KernelPlan {
@@ -83,11 +119,11 @@ export function planForward(kernel: KernelName, problem: MlaProblem, device: Cap
     work: (lane: LaneConstants) => forwardWork(problem, lane),
     wgsl: (tile: Tile) => mlaAttentionWgsl(record, tile),
   };
-  return firstLane(kernel, problem, device, (lane) =>
+  return firstLane(kernel, problem, device, (lane, prefer) =>
     lane === 'T3'
       ? (whyNoMatrices(problem) ??
-        (problem.op === 'mlaDecode' ? planMatrixDecode : planMatrixForward)(kernel, problem, device))
-      : planTiles(kernel, problem, device, lane, tiles),
+        (problem.op === 'mlaDecode' ? planMatrixDecode : planMatrixForward)(kernel, problem, device, prefer))
+      : planTiles(kernel, problem, device, lane, tiles, prefer),
   );
 }
 
@@ -99,10 +135,10 @@ export function planDq(kernel: KernelName, problem: MlaProblem, device: Capabili
     work: (lane: LaneConstants) => dqWork(problem, lane),
     wgsl: (tile: Tile) => mlaAttentionDqWgsl(record, tile),
   };
-  return firstLane(kernel, problem, device, (lane) =>
+  return firstLane(kernel, problem, device, (lane, prefer) =>
     lane === 'T3'
       ? (whyNoMatrices(problem) ?? whyNoGradient(problem) ?? planMatrixDq(kernel, problem, device))
-      : planTiles(kernel, problem, device, lane, tiles),
+      : planTiles(kernel, problem, device, lane, tiles, prefer),
   );
 }
 
@@ -114,11 +150,11 @@ export function planDkv(kernel: KernelName, problem: MlaProblem, device: Capabil
     work: (lane: LaneConstants) => dkvWork(problem, lane),
     wgsl: (tile: Tile) => mlaAttentionDkvWgsl(record, tile),
   };
-  return firstLane(kernel, problem, device, (lane) => {
+  return firstLane(kernel, problem, device, (lane, prefer) => {
     if (lane === 'T3') {
       return whyNoMatrices(problem) ?? whyNoGradient(problem) ?? planMatrixDkv(kernel, problem, device);
     }
-    const plan = planTiles(kernel, problem, device, lane, tiles);
+    const plan = planTiles(kernel, problem, device, lane, tiles, prefer);
     if (typeof plan === 'string') return plan;
     // its tiles are of keys
     const keyTiles = Math.ceil(problem.skv / plan.tile.LEFT);
@@ -141,11 +177,12 @@ function planTiles(
   device: Capabilities,
   lane: Exclude<Lane, 'T3'>,
   { record, bindings, work: workIn, wgsl }: TileKernel,
+  prefer?: string,
 ): KernelPlan | string {
   const work = workIn(laneConstants(lane, device));
   if (lane === 'T1s' && !work.reducesRows) return 'no rows to reduce: T1 is the same';
   try {
-    const { tile, passedOver } = chooseTile(work, device.limits);
+    const { tile, passedOver, candidates } = chooseTile(work, device.limits, prefer);
     const { LEFT, RIGHT, THREADS, CHUNK, SLICE, QUADS, bytes, registers } = tile;
     const splits = splitsOf(tile, work);
     const tiles = tilesOf(problem, LEFT);
@@ -155,6 +192,8 @@ function planTiles(
       cut: { tiles, splits },
       grid: [tiles, problem.hkv, problem.b * splits],
       passedOver,
+      candidate: nameOf(tile),
+      candidates,
       main: tileShader(kernel, record, tile, bindings, () => wgsl(tile)),
       hasScales: hasHalves(tile),
       before: [],
@@ -204,7 +243,7 @@ export function deltaShader({ dv, returnLse }: MlaProblem): NamedShader {
 }
 
 /** Every shader that a kernel dispatches, its own first. */
-function shadersOf(kernel: KernelName, problem: MlaProblem, device: Capabilities): NamedShader[] {
+export function shadersOf(kernel: KernelName, problem: MlaProblem, device: Capabilities): NamedShader[] {
   if (kernel === names.MLAAttentionBackward) {
     const joined = planMatrixBackward(problem, device);
     if (!joined) {
@@ -225,7 +264,12 @@ function shadersOf(kernel: KernelName, problem: MlaProblem, device: Capabilities
   return isDkv || plan.cut.splits > 1 ? [...shaders, sumShader] : shaders;
 }
 
-function kernelPlan(kernel: KernelName, problem: MlaProblem, device: Capabilities): KernelPlan | undefined {
+/** The plan of a kernel that has a choice; MLADelta and MLACacheAppend have none. */
+export function kernelPlan(
+  kernel: KernelName,
+  problem: MlaProblem,
+  device: Capabilities,
+): KernelPlan | undefined {
   switch (kernel) {
     case names.MLAAttention:
     case names.MLADecode:

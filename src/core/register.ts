@@ -35,6 +35,41 @@ export interface Planner {
   plan(kernel: KernelName, problem: MlaProblem): Plan;
   /** Compiles what the plan needs, without running it; rejects with the compiler's message and line. */
   compile(plan: Plan, problem: MlaProblem): Promise<void>;
+  /** Times what a kernel can run with, and remembers the fastest; absent where there is nothing to choose from. */
+  tune?(jobs: TuneJob[], options: TuneOptions): Promise<TuneRow[]>;
+}
+
+export interface TuneJob {
+  kernel: KernelName;
+  problem: MlaProblem;
+}
+
+/** One candidate, timed. */
+export interface TuneProgress {
+  /** candidates that are done, and how many there are in all kernels */
+  done: number;
+  total: number;
+  kernel: KernelName;
+  candidate: string;
+  /** milliseconds of GPU time a call */
+  ms: number;
+}
+
+export interface TuneOptions {
+  onProgress?: (progress: TuneProgress) => void;
+  /** Ends the tuning after the candidate that is being timed; what was measured is remembered. */
+  signal?: AbortSignal;
+}
+
+/** A line of the table of results. */
+export interface TuneRow {
+  kernel: KernelName;
+  /** the problems that this stands for */
+  bucket: string;
+  candidate: string;
+  /** milliseconds of GPU time a call */
+  ms: number;
+  isWinner: boolean;
 }
 
 type Kernel<Inputs, Backend> = (

@@ -29,6 +29,7 @@ const files = [
   'golden',
   'dotProductAttention',
   'explain',
+  'tune',
 ];
 
 describe('Chromium', () => {

@@ -1,9 +1,11 @@
 /** Mocha's root hooks, for Node and for the page: a GPU error fails the test that caused it. */
+import { keepTuningIn } from '../../src/core/tuner.js';
 import { absentDevices, availableDevices } from './devices.js';
 import { takeGpuErrors } from './gpuErrors.js';
 
 export const mochaHooks: Mocha.RootHookObject = {
   beforeAll() {
+    keepTuningIn(undefined); // what was tuned on this machine before is no part of the tests, and stays as it is
     console.log(
       `devices: ${availableDevices()
         .map(({ name }) => name)

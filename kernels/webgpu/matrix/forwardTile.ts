@@ -89,30 +89,31 @@ const multiprocessors = 132;
 const mostRegisters = 208;
 
 /**
- * The cheapest legal tile, and why each other candidate was passed over; or, as text, why none is legal. `prefer` names
- * a candidate that is taken whatever it costs.
+ * The legal tile of the name `prefer`, else the cheapest one, and why each other candidate was passed over; or, as text,
+ * why none is legal.
  */
 export function chooseForwardTile(
   work: ForwardWork,
   limits: DeviceLimits,
   prefer?: string,
-): { tile: ForwardTile; passedOver: PassedOver[] } | string {
+): { tile: ForwardTile; passedOver: PassedOver[]; candidates: string[] } | string {
   const passedOver: PassedOver[] = [];
-  const legal: { tile: ForwardTile; cost: number }[] = [];
+  const legal: { name: string; tile: ForwardTile; cost: number }[] = [];
   for (const candidate of forwardCandidates) {
+    const name = nameOfForward(candidate);
     const tile = layOutForward(candidate, work);
     const reason = illegal(tile, limits);
-    if (reason) passedOver.push({ candidate: nameOfForward(candidate), reason });
-    else legal.push({ tile, cost: nameOfForward(tile) === prefer ? -1 : costOf(tile, work) });
+    if (reason) passedOver.push({ candidate: name, reason });
+    else legal.push({ name, tile, cost: costOf(tile, work) });
   }
-  legal.sort((a, b) => a.cost - b.cost);
   if (legal.length === 0)
     return passedOver.map(({ candidate, reason }) => `${candidate}: ${reason}`).join('; ');
-  const [best, ...others] = legal;
-  for (const { tile, cost } of others) {
-    passedOver.push({ candidate: nameOfForward(tile), reason: `cost ${cost.toFixed(0)}` });
+  legal.sort((a, b) => a.cost - b.cost);
+  const chosen = legal.find(({ name }) => name === prefer) ?? legal[0];
+  for (const { name, cost } of legal) {
+    if (name !== chosen.name) passedOver.push({ candidate: name, reason: `cost ${cost.toFixed(0)}` });
   }
-  return { tile: best.tile, passedOver };
+  return { tile: chosen.tile, passedOver, candidates: legal.map(({ name }) => name) };
 }
 
 function illegal({ bytes, registers }: ForwardTile, limits: DeviceLimits): string | undefined {

@@ -8,7 +8,7 @@ import { forwardConstants } from '../mlaAttention.js';
 import { operandConstants } from '../operands.js';
 import { LEFT, RIGHT, whyNoBackward } from './backwardTile.js';
 import type { BackwardTile } from './backwardTile.js';
-import { KEYS, chooseDecodeTile, splitsOfDecode } from './decodeTile.js';
+import { KEYS, chooseDecodeTile, nameOfDecode, splitsOfDecode } from './decodeTile.js';
 import { matrixDecodeBindings, matrixDecodeWgsl, matrixDecodeWork } from './mlaDecode.js';
 import { gradientMaximaWgsl, maximaBindings, maximaGroups, maximaSize } from './gradientScales.js';
 import { ROWS, dqOfDsBindings, dqOfDsWgsl, layOutDqOfDs, whyNoDqOfDs } from './dqOfDs.js';
@@ -20,7 +20,7 @@ import { tilesOf } from '../tiles.js';
 import type { Grid, KernelPlan } from '../plans.js';
 import { halvesBindings, halvesGrid, packHalvesWgsl, regionsOf } from './halves.js';
 import type { HalvesConstants } from './halves.js';
-import { chooseForwardTile, splitsOfForward } from './forwardTile.js';
+import { chooseForwardTile, nameOfForward, splitsOfForward } from './forwardTile.js';
 import { matrixAttentionWgsl, matrixForwardBindings, matrixForwardWork } from './mlaAttention.js';
 
 /** Heads whose workgroups run together: enough to share the long tiles out, few enough for a cache to hold what they read. */
@@ -59,7 +59,7 @@ export function planMatrixForward(
   const work = matrixForwardWork(problem);
   const chosen = chooseForwardTile(work, device.limits, prefer);
   if (typeof chosen === 'string') return chosen;
-  const { tile, passedOver } = chosen;
+  const { tile, passedOver, candidates } = chosen;
   const { ROW_TILES, COLUMN_GROUPS } = tile;
   const main = named(
     kernel,
@@ -77,6 +77,8 @@ export function planMatrixForward(
     cut: { tiles, splits, regions },
     grid: headsFirst(problem.b * problem.hkv, tiles, splits),
     passedOver,
+    candidate: nameOfForward(tile),
+    candidates,
     main,
     before: [{ shader: halvesShader(problem, false), grid: halvesGrid(problem, false) }],
     scratch: { halves: 4 * units },
@@ -93,7 +95,7 @@ export function planMatrixDecode(
   const work = matrixDecodeWork(problem);
   const chosen = chooseDecodeTile(work, device.limits, prefer);
   if (typeof chosen === 'string') return chosen;
-  const { tile, passedOver } = chosen;
+  const { tile, passedOver, candidates } = chosen;
   const { ROW_GROUPS, ROWS, bytes, registers } = tile;
   const main = named(kernel, { LANE: 'T3', ...record, ROW_GROUPS }, matrixDecodeBindings(record), () =>
     matrixDecodeWgsl(record, tile),
@@ -106,6 +108,8 @@ export function planMatrixDecode(
     cut: { tiles, splits },
     grid: [problem.b, tiles, splits],
     passedOver,
+    candidate: nameOfDecode(tile),
+    candidates,
     main,
     before: [],
     scratch: {},
@@ -213,6 +217,8 @@ function backwardPlan(
     tile: { LEFT, RIGHT, bytes, registers },
     cut: { tiles, splits: 1, regions },
     passedOver: [],
+    candidate: `LEFT=${LEFT} RIGHT=${RIGHT}`,
+    candidates: [`LEFT=${LEFT} RIGHT=${RIGHT}`],
     before: [
       { shader: maxima, grid: [maximaGroups(problem), 1, 1] },
       { shader: halvesShader(problem, true), grid: halvesGrid(problem, true) },
