@@ -167,7 +167,14 @@ describe('tiles', () => {
       const tiled = kernels.map(({ work, wgsl }) => wgsl(problem, allTiles(work(problem))[0]));
       const packers = [false, true].map((hasScales) => packShader(problem, hasScales));
       const copy = copyShader(problem.cacheFormat);
-      const others = [mergeShader(problem), ...packers, deltaShader(problem), sumShader, copy];
+      const others = [
+        mergeShader(problem, 2),
+        mergeShader(problem, 99),
+        ...packers,
+        deltaShader(problem),
+        sumShader,
+        copy,
+      ];
       for (const wgsl of [...tiled, ...others.map((shader) => shader.wgsl())]) {
         const storage = [...wgsl.matchAll(/var<storage/g)].length;
         expectTrue(storage <= stockBindings, `${storage} storage buffers`);

@@ -1,12 +1,12 @@
 /**
  * Joins what the splits of a forward found: out = Σ exp(lse_s − lse) · out_s, lse = ln Σ exp(lse_s).
- * Grid: rows (batch, head, position) × blocks of THREADS columns, a thread a column.
+ * Grid: rows (batch, head, position) × blocks of COLUMNS vec4 columns. A thread has a column and every PARTS-th split.
  */
+import { readable, writable, constants } from './wgsl.js';
 import { problemUniforms } from './problemUniforms.js';
 import type { Binding } from './operands.js';
-import { constants } from './wgsl.js';
 
-const THREADS = 64;
+const THREADS = 128;
 
 /** Room for the weights of a row. */
 export const mostSplits = 128;
@@ -21,20 +21,29 @@ export const mergeBindings: Binding[] = [
 /** Everything that is compiled into a merge. */
 export interface MergeConstants {
   DV: number;
+  /** threads that share a column: many where there are many splits to read */
+  PARTS: number;
 }
 
-export function mergeGrid(rows: number, dv: number): [number, number, number] {
-  return [rows, Math.ceil(dv / THREADS), 1];
+export function mergeConstants(dv: number, splits: number): MergeConstants {
+  return { DV: dv, PARTS: splits > 8 ? 8 : 1 };
 }
 
-export function mergeSplitsWgsl({ DV }: MergeConstants): string {
+export function mergeGrid(rows: number, { DV, PARTS }: MergeConstants): [number, number, number] {
+  return [rows, Math.ceil(DV / 4 / (THREADS / PARTS)), 1];
+}
+
+export function mergeSplitsWgsl({ DV, PARTS }: MergeConstants): string {
+  const width = DV % 4 === 0 ? 'vec4' : 'scalar';
   return `
-${constants({ DV, THREADS })}
+${constants({ DV, DV4: Math.ceil(DV / 4), COLUMNS: THREADS / PARTS, PARTS, THREADS })}
+// of the splits, and what the threads of a column have found
 var<workgroup> weights: array<f32, ${mostSplits}>;
+var<workgroup> sums: array<vec4f, THREADS>;
 ${problemUniforms(mergeBindings.length)}
-@group(0) @binding(0) var<storage, read> out_parts: array<f32>;
+${readable('out_parts', 0, width)}
 @group(0) @binding(1) var<storage, read> lse_parts: array<f32>;
-@group(0) @binding(2) var<storage, read_write> out: array<f32>;
+${writable('out', 2, width)}
 @group(0) @binding(3) var<storage, read_write> lse: array<f32>;
 
 // below every lse of a row that has seen a key
@@ -48,20 +57,30 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) ti
   workgroupBarrier();
   var row_max = LEAST;
   for (var s = 0u; s < u.splits; s++) { row_max = max(row_max, weights[s]); }
-  var total = 0.0;
-  for (var s = 0u; s < u.splits; s++) { total += exp(weights[s] - row_max); }
   let is_empty = row_max == LEAST;
-  if (tid == 0u && group.y == 0u) { lse[row] = select(row_max + log(total), u.minus_infinity, is_empty); }
 
-  let c = group.y * THREADS + tid;
-  if (c >= DV) { return; }
-  let part_size = rows * DV;
-  let start = out_start(row) + c;
-  var sum = 0.0;
-  for (var s = 0u; s < u.splits; s++) {
-    sum += exp(weights[s] - row_max) * out_parts[s * part_size + start];
+  let c = group.y * COLUMNS + tid % COLUMNS;
+  let start = out_start(row);
+  var total = 0.0;
+  var sum = vec4f(0.0);
+  for (var s = tid / COLUMNS; s < u.splits; s += PARTS) {
+    let weight = exp(weights[s] - row_max);
+    total += weight;
+    if (c < DV4) { sum += weight * out_parts_load(s * rows * DV + start, c, DV); }
   }
-  out[start] = select(sum / total, 0.0, is_empty);
+  sums[tid] = sum;
+  workgroupBarrier();
+  for (var part = PARTS / 2u; part > 0u; part /= 2u) {
+    if (tid < part * COLUMNS) { sums[tid] += sums[tid + part * COLUMNS]; }
+    workgroupBarrier();
+  }
+  // every column has the same total: the threads of its parts add theirs in the place of the weights
+  if (tid % COLUMNS == 0u) { weights[tid / COLUMNS] = total; }
+  workgroupBarrier();
+  total = 0.0;
+  for (var part = 0u; part < PARTS; part++) { total += weights[part]; }
+  if (tid == 0u && group.y == 0u) { lse[row] = select(row_max + log(total), u.minus_infinity, is_empty); }
+  if (tid < COLUMNS && c < DV4) { out_store(start, c, DV, select(sums[tid] / total, vec4f(0.0), is_empty)); }
 }
 
 fn out_start(row: u32) -> u32 {

@@ -9,8 +9,15 @@ import type { MlaProblem } from '../../src/core/problem.js';
 import type { PassedOver, Plan, Planner } from '../../src/core/register.js';
 import { capabilitiesOf, laneConstants, lanesFor } from './capabilities.js';
 import type { Capabilities, Lane, LaneConstants } from './capabilities.js';
-import { planMatrixDkv, planMatrixDq, planMatrixForward, whyNoMatrices } from './matrix/plans.js';
-import { mergeBindings, mergeSplitsWgsl } from './mergeSplits.js';
+import {
+  planMatrixDecode,
+  planMatrixDkv,
+  planMatrixDq,
+  planMatrixForward,
+  whyNoGradient,
+  whyNoMatrices,
+} from './matrix/plans.js';
+import { mergeBindings, mergeConstants, mergeSplitsWgsl } from './mergeSplits.js';
 import { forwardBindings, forwardConstants, forwardWork, mlaAttentionWgsl } from './mlaAttention.js';
 import { dkvBindings, dkvWork, mlaAttentionDkvWgsl } from './mlaAttentionDkv.js';
 import { dqBindings, dqWork, mlaAttentionDqWgsl } from './mlaAttentionDq.js';
@@ -77,7 +84,8 @@ export function planForward(kernel: KernelName, problem: MlaProblem, device: Cap
   };
   return firstLane(kernel, problem, device, (lane) =>
     lane === 'T3'
-      ? (whyNoMatrices(problem) ?? planMatrixForward(kernel, problem, device))
+      ? (whyNoMatrices(problem) ??
+        (problem.op === 'mlaDecode' ? planMatrixDecode : planMatrixForward)(kernel, problem, device))
       : planTiles(kernel, problem, device, lane, tiles),
   );
 }
@@ -92,7 +100,7 @@ export function planDq(kernel: KernelName, problem: MlaProblem, device: Capabili
   };
   return firstLane(kernel, problem, device, (lane) =>
     lane === 'T3'
-      ? (whyNoMatrices(problem) ?? planMatrixDq(kernel, problem, device))
+      ? (whyNoMatrices(problem) ?? whyNoGradient(problem) ?? planMatrixDq(kernel, problem, device))
       : planTiles(kernel, problem, device, lane, tiles),
   );
 }
@@ -106,7 +114,9 @@ export function planDkv(kernel: KernelName, problem: MlaProblem, device: Capabil
     wgsl: (tile: Tile) => mlaAttentionDkvWgsl(record, tile),
   };
   return firstLane(kernel, problem, device, (lane) => {
-    if (lane === 'T3') return whyNoMatrices(problem) ?? planMatrixDkv(kernel, problem, device);
+    if (lane === 'T3') {
+      return whyNoMatrices(problem) ?? whyNoGradient(problem) ?? planMatrixDkv(kernel, problem, device);
+    }
     const plan = planTiles(kernel, problem, device, lane, tiles);
     if (typeof plan === 'string') return plan;
     // its tiles are of keys
@@ -167,8 +177,8 @@ function tileShader(
   return named(kernel, key, bindings, wgsl);
 }
 
-export function mergeShader({ dv }: MlaProblem): NamedShader {
-  const record = { DV: dv };
+export function mergeShader({ dv }: MlaProblem, splits: number): NamedShader {
+  const record = mergeConstants(dv, splits);
   return named('mergeSplits', record, mergeBindings, () => mergeSplitsWgsl(record));
 }
 
@@ -198,7 +208,7 @@ function shadersOf(kernel: KernelName, problem: MlaProblem, device: Capabilities
   if (!plan) return [kernel === names.MLADelta ? deltaShader(problem) : copyShader(problem.cacheFormat)];
   const shaders = [plan.main, ...plan.before.map(({ shader }) => shader)];
   if (kernel === names.MLAAttention || kernel === names.MLADecode) {
-    return plan.cut.splits > 1 ? [...shaders, mergeShader(problem)] : shaders;
+    return plan.cut.splits > 1 ? [...shaders, mergeShader(problem, plan.cut.splits)] : shaders;
   }
   const isDkv = kernel === names.MLAAttentionDkv || kernel === names.MLADecodeDkv;
   shaders.push(packShader(problem, plan.hasScales ?? false));

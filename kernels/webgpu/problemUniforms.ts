@@ -10,6 +10,8 @@ export interface Cut {
   splits: number;
   /** where each region of packed halves begins, in units of eight; lane T3 only */
   regions?: Partial<Record<Region, number>>;
+  /** (batch, key/value heads) of this dispatch, if they are not all; lane T3 only */
+  heads?: { first: number; count: number };
 }
 
 /** The operands that lane T3 keeps as halves. */
@@ -53,6 +55,8 @@ const fields: Field[] = [
   ['minus_infinity', 'f32', () => -Infinity],
   ['tiles', 'u32', (_problem, { tiles }) => tiles],
   ['splits', 'u32', (_problem, { splits }) => splits],
+  ['first_head', 'u32', (_problem, { heads }) => heads?.first ?? 0],
+  ['heads', 'u32', ({ b, hkv }, { heads }) => heads?.count ?? b * hkv],
   ['q_at', 'u32', at('q')],
   ['k_at', 'u32', at('k')],
   ['k_rope_at', 'u32', at('k_rope')],

@@ -13,7 +13,7 @@ import type {
 import type { KernelName } from '../../src/core/names.js';
 import type { MlaProblem } from '../../src/core/problem.js';
 import { capabilitiesOf } from './capabilities.js';
-import { mergeGrid } from './mergeSplits.js';
+import { mergeConstants, mergeGrid } from './mergeSplits.js';
 import { copyGroups, copyUniforms } from './mlaCacheAppend.js';
 import { deltaGroups } from './mlaDelta.js';
 import { packGroups, statsSize } from './packStats.js';
@@ -116,7 +116,13 @@ export function runForward(
     withScratch(backend, [cut.splits * rows * dv, cut.splits * rows], (outParts, lseParts) => {
       run(backend, main, { ...tensors, out: outParts, lse: lseParts }, uniforms, grid);
       const parts = { out_parts: outParts, lse_parts: lseParts, out, lse };
-      run(backend, mergeShader(problem), parts, uniforms, mergeGrid(rows, dv));
+      run(
+        backend,
+        mergeShader(problem, cut.splits),
+        parts,
+        uniforms,
+        mergeGrid(rows, mergeConstants(dv, cut.splits)),
+      );
     });
   });
   return [out, lse];

@@ -68,10 +68,22 @@ export function backwardWork(record: OperandConstants, hasValueSums: boolean): B
   return { steps, valueSteps, sums: steps + (hasValueSums ? valueSteps : 0) };
 }
 
-export const backwardInputs: Binding[] = ['halves', 'stats', 'maxima'].map((name) => ({
-  name,
-  access: 'read',
-}));
+/**
+ * What both shaders read. `halves` is bound as if it were written where that keeps the compiler from moving loads to
+ * where their values are used, behind the barriers that were to hide them: …Dkv is a sixth faster so, …Dq slower.
+ */
+export function backwardInputs(halves: Binding['access']): Binding[] {
+  return [
+    { name: 'halves', access: halves },
+    { name: 'stats', access: 'read' },
+    { name: 'maxima', access: 'read' },
+  ];
+}
+
+/** The access of a binding, as WGSL. */
+export function accessOf(bindings: Binding[], name: string): string {
+  return bindings.find((binding) => binding.name === name)?.access === 'write' ? 'read_write' : 'read';
+}
 
 /** What stands at the head of both shaders; `written` are the bindings that are written in rows of columns. */
 export function backwardHead(
@@ -96,7 +108,7 @@ ${constants({
 })}
 ${problemUniforms(bindings.length)}
 ${declareRows(bindings, written, widthOf(record))}
-@group(0) @binding(${binding('halves')}) var<storage, read> halves: array<vec4u>;
+@group(0) @binding(${binding('halves')}) var<storage, ${accessOf(bindings, 'halves')}> halves: array<vec4u>;
 ${readStats(binding('stats'), 'read')}
 ${tileRows}
 ${visibility}
@@ -154,6 +166,8 @@ export interface Walk {
   /** statements that fetch what else belongs to the staged rows from $row on, and put it */
   fetchStats: string;
   putStats: string;
+  /** statements that keep dS: `d_s` is a thread's own share, `other` its neighbour's */
+  keep?: string;
 }
 
 /** The walk over the right rows, `steps` of them from `first_right` on; `sums` adds what a step brings. */
@@ -206,7 +220,7 @@ function products({ steps, valueSteps, first, second, scores }: BackwardTile): s
  * F3, B3: P and dS as halves. Two threads have sixteen scores of a row: they exchange, and one writes both shares of P
  * in place of its scores, the other both of dS in place of its dP, a whole matrix wide.
  */
-function weights({ lse, delta }: Walk, isDkv: boolean): string {
+function weights({ lse, delta, keep = '' }: Walk, isDkv: boolean): string {
   return `
     let column = right + part * 8u - band.x;
     ${repeat(2, (i) => {
@@ -223,7 +237,8 @@ function weights({ lse, delta }: Walk, isDkv: boolean): string {
     let other = subgroupShuffleXor(select(p, d_s, is_even), 1u);
     let weights_of = select(D_P, SCORES, is_even) + soft_at;
     arena[weights_of] = select(other, p, is_even);
-    arena[weights_of + 1u] = select(d_s, other, is_even);`
+    arena[weights_of + 1u] = select(d_s, other, is_even);
+    ${keep}`
         : `let other = subgroupShuffleXor(d_s, 1u);
     if (part % 2u == 1u) {
       arena[D_P + soft_at] = other;

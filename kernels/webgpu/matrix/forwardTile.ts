@@ -14,10 +14,6 @@ export interface ForwardCandidate {
   ROW_TILES: number;
   /** subgroups that share rows: each has its own keys of the scores and its own columns of the output */
   COLUMN_GROUPS: number;
-  /** 2: one half of the workgroup multiplies matrices while the other computes its softmax, and then they change over */
-  PHASES: number;
-  /** 1: what is staged next is under way while scores are multiplied, 0: while the softmax is computed */
-  EARLY: number;
 }
 
 /** Depth of the scores and columns of the output, in matrices, and the units that a step stages. */
@@ -47,23 +43,17 @@ export interface ForwardTile extends ForwardCandidate {
 }
 
 export const forwardCandidates: ForwardCandidate[] = [
-  { KEYS: 32, ROW_TILES: 2, COLUMN_GROUPS: 2, PHASES: 2, EARLY: 1 },
-  { KEYS: 32, ROW_TILES: 1, COLUMN_GROUPS: 1, PHASES: 2, EARLY: 1 },
-  { KEYS: 32, ROW_TILES: 2, COLUMN_GROUPS: 2, PHASES: 1, EARLY: 0 },
-  { KEYS: 32, ROW_TILES: 1, COLUMN_GROUPS: 1, PHASES: 1, EARLY: 0 },
-  { KEYS: 32, ROW_TILES: 2, COLUMN_GROUPS: 2, PHASES: 1, EARLY: 1 },
-  { KEYS: 32, ROW_TILES: 1, COLUMN_GROUPS: 1, PHASES: 1, EARLY: 1 },
-  { KEYS: 32, ROW_TILES: 1, COLUMN_GROUPS: 2, PHASES: 2, EARLY: 1 },
-  { KEYS: 32, ROW_TILES: 1, COLUMN_GROUPS: 2, PHASES: 1, EARLY: 0 },
-  { KEYS: 32, ROW_TILES: 1, COLUMN_GROUPS: 2, PHASES: 1, EARLY: 1 },
+  { KEYS: 32, ROW_TILES: 1, COLUMN_GROUPS: 1 },
+  { KEYS: 32, ROW_TILES: 2, COLUMN_GROUPS: 2 },
+  { KEYS: 32, ROW_TILES: 1, COLUMN_GROUPS: 2 },
 ];
 
-export function nameOfForward({ KEYS, ROW_TILES, COLUMN_GROUPS, PHASES, EARLY }: ForwardCandidate): string {
-  return `KEYS=${KEYS} ROW_TILES=${ROW_TILES} COLUMN_GROUPS=${COLUMN_GROUPS} PHASES=${PHASES} EARLY=${EARLY}`;
+export function nameOfForward({ KEYS, ROW_TILES, COLUMN_GROUPS }: ForwardCandidate): string {
+  return `KEYS=${KEYS} ROW_TILES=${ROW_TILES} COLUMN_GROUPS=${COLUMN_GROUPS}`;
 }
 
 export function layOutForward(candidate: ForwardCandidate, work: ForwardWork): ForwardTile {
-  const { KEYS, ROW_TILES, COLUMN_GROUPS, PHASES } = candidate;
+  const { KEYS, ROW_TILES, COLUMN_GROUPS } = candidate;
   const ROWS = (SUBGROUPS / COLUMN_GROUPS) * ROW_TILES * EDGE;
   const columns = Math.ceil(work.columns / COLUMN_GROUPS) * COLUMN_GROUPS;
   const keys = { at: 0, stride: work.steps * EDGE_UNITS + 1 };
@@ -77,7 +67,7 @@ export function layOutForward(candidate: ForwardCandidate, work: ForwardWork): F
   return {
     ...candidate,
     ROWS,
-    ROW_GROUPS: SUBGROUPS / COLUMN_GROUPS / PHASES,
+    ROW_GROUPS: SUBGROUPS / COLUMN_GROUPS,
     columns,
     keys,
     values,
@@ -137,8 +127,9 @@ function illegal({ bytes, registers }: ForwardTile, limits: DeviceLimits): strin
 
 /** Nanoseconds, roughly, until the last workgroup is done. A step's time was measured on an H200 at 192/128. */
 function costOf(tile: ForwardTile, work: ForwardWork): number {
-  const { ROWS, PHASES, KEYS } = tile;
-  const stepTime = (ROWS === 64 ? 1290 : PHASES === 2 ? 1200 : 1750) * ((work.steps + work.columns) / 20);
+  const { ROWS, COLUMN_GROUPS, KEYS } = tile;
+  const stepTime =
+    (ROWS === 64 ? 1290 : COLUMN_GROUPS === 2 ? 1800 : 1750) * ((work.steps + work.columns) / 20);
   const groups = Math.ceil(work.rows / ROWS) * work.problems;
   const walk = Math.ceil(work.keys / KEYS) / splitsOfForward(tile, work);
   return stepTime * walk * Math.max(1, groups / multiprocessors);

@@ -10,8 +10,7 @@
  *   scores = Q·Kᵀ                  matrices → arena
  *   softmax, THREADS / ROWS threads a row, in base 2        → weights, halves
  *   out += weights·V
- * Keys and values come as halves (halves.ts). With two PHASES one half of the subgroups multiplies while the other
- * half computes its softmax: neither the matrix units nor the others wait.
+ * Keys and values come as halves (halves.ts).
  */
 import type { MlaProblem } from '../../../src/core/problem.js';
 import {
@@ -29,7 +28,7 @@ import type { ForwardConstants } from '../mlaAttention.js';
 import { problemUniforms } from '../problemUniforms.js';
 import { constants, repeat } from '../wgsl.js';
 import { queryUnits, unitCounts } from './halves.js';
-import { SUBGROUPS, THREADS } from './forwardTile.js';
+import { THREADS } from './forwardTile.js';
 import type { ForwardTile, ForwardWork } from './forwardTile.js';
 import {
   EDGE,
@@ -74,7 +73,7 @@ export function matrixForwardWork(problem: MlaProblem): ForwardWork {
 }
 
 export function matrixAttentionWgsl(record: ForwardConstants, tile: ForwardTile): string {
-  const { ROWS, ROW_TILES, COLUMN_GROUPS, KEYS, PHASES, ROW_GROUPS } = tile;
+  const { ROWS, ROW_TILES, COLUMN_GROUPS, KEYS, ROW_GROUPS } = tile;
   const bindings = matrixForwardBindings(record);
   const binding = (name: string): number => bindings.findIndex((candidate) => candidate.name === name);
   const rows = bindings.map(({ name }) => name).filter((name) => ['q', 'q_rope', 'out'].includes(name));
@@ -88,11 +87,9 @@ ${constants({
   ROW_COPIERS,
   ROWS,
   KEYS,
-  PHASES,
   ROW_GROUPS,
   ROW_THREADS: THREADS / ROWS,
   ROW_PART: (KEYS * ROWS) / THREADS,
-  HALF_SUBGROUPS: SUBGROUPS / PHASES,
   SCORES: tile.scores.at,
   SCORE_STRIDE: tile.scores.stride,
   WEIGHTS: tile.weights.at,
@@ -139,9 +136,8 @@ fn main(
   let end_key = max(first_key, min(seen.y, (split + 1u) * split_size));
   let steps = (end_key - first_key + KEYS - 1u) / KEYS;
 
-  let half = subgroup / HALF_SUBGROUPS;
-  let column_group = subgroup % HALF_SUBGROUPS / ROW_GROUPS;
-  let row_group = half * ROW_GROUPS + subgroup % ROW_GROUPS;
+  let row_group = subgroup % ROW_GROUPS;
+  let column_group = subgroup / ROW_GROUPS;
   let scores_at = SCORES + row_group * SCORE_ROWS;
   let weights_at = WEIGHTS + row_group * WEIGHT_ROWS;
   let copy_row = tid / ROW_COPIERS;
@@ -174,7 +170,7 @@ fn main(
     reference = row_max;
     { ${stageRows(keyRows(record, tile.keys, 'first_key'))} }
     workgroupBarrier();
-    ${PHASES === 1 ? inTurn(record, tile) : sideBySide(record, tile)}
+    ${walkKeys(record, tile)}
     if (row_max > reference + ROOM) { must_repeat = 1u; }
     if (workgroupUniformLoad(&must_repeat) == 0u) { break; }
   }
@@ -251,54 +247,24 @@ function copyQueries(
   });
 }
 
-/** All subgroups do the same: scores, softmax, sums. */
-function inTurn(record: ForwardConstants, tile: ForwardTile): string {
+/** A step is four phases with a barrier behind each; what the next one needs is under way during the softmax. */
+function walkKeys(record: ForwardConstants, tile: ForwardTile): string {
   const nextKeys = keyRows(record, tile.keys, 'next_key');
   const values = valueRows(record, tile.values, 'key');
   return `
-  for (var step = 0u; step < steps; step++) {
-    let key = first_key + step * KEYS;
-    let next_key = min(key + KEYS, end_key - 1u);
-    ${tile.EARLY ? fetchRows([...nextKeys, ...values]) : ''}
-    ${scores(record, tile)}
-    workgroupBarrier();
-    ${tile.EARLY ? '' : fetchRows([...nextKeys, ...values])}
-    { ${softmax(tile, 'key')} }
-    ${putRows(nextKeys)}
-    ${putRows(values)}
-    workgroupBarrier();
-    ${addValues(tile)}
-  }
-  workgroupBarrier();`;
-}
-
-/** Half 0 is half a step ahead: it has the scores of a step while half 1 has the softmax of the step before. */
-function sideBySide(record: ForwardConstants, tile: ForwardTile): string {
-  const nextKeys = keyRows(record, tile.keys, 'next_key');
-  const values = valueRows(record, tile.values, 'key');
-  return `
-  for (var step = 0u; step <= steps; step++) {
-    let key = min(first_key + step * KEYS, max(end_key, 1u) - 1u);
-    let next_key = min(first_key + (step + 1u) * KEYS, max(end_key, 1u) - 1u);
-    ${fetchRows(nextKeys)}
-    ${fetchRows(values)}
-    for (var phase = 0u; phase < PHASES; phase++) {
-      if (half == phase) {
-        if (step > 0u) {
-          ${addValues(tile)}
-        }
-        if (step < steps) {
-          ${scores(record, tile)}
-        }
-      } else if (step + phase > 0u && step + phase <= steps) {
-        ${softmax(tile, '(first_key + (step + phase - 1u) * KEYS)')}
-      }
+    for (var step = 0u; step < steps; step++) {
+      let key = first_key + step * KEYS;
+      let next_key = min(key + KEYS, end_key - 1u);
+      ${scores(record, tile)}
       workgroupBarrier();
+      ${fetchRows([...nextKeys, ...values])}
+      ${softmax(tile, 'key')}
+      ${putRows(nextKeys)}
+      ${putRows(values)}
+      workgroupBarrier();
+      ${addValues(tile)}
     }
-    ${putRows(nextKeys)}
-    ${putRows(values)}
-    workgroupBarrier();
-  }`;
+    workgroupBarrier();`;
 }
 
 /** F1: scores of this subgroup's rows and keys. */

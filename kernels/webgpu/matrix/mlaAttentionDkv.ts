@@ -1,8 +1,9 @@
 /**
  * MLAAttentionDkv on subgroup matrices, B2, B3, B5-B7 of gradients/README.md; the steps are in backward.ts.
  * Grid: some (batch · key/value heads) × tiles of LEFT keys; under a causal mask the first have most rows to see.
- * The heads' shares of dKRope go to `d_k_rope_shares`, one behind the other, and sumParts.ts adds them.
+ * With KEEPS_DS dSᵀ is kept for dqOfDs.ts, [head of the dispatch, key, packed rows] in halves. The heads' shares of dKRope go to `d_k_rope_shares`, one behind the other, and sumParts.ts adds them.
  */
+import type { MlaProblem } from '../../../src/core/problem.js';
 import type { Binding, OperandConstants } from '../operands.js';
 import {
   backwardHead,
@@ -14,26 +15,39 @@ import {
   storeGradients,
   walkRight,
 } from './backward.js';
-import { SUM_ROWS, layOutBackward } from './backwardTile.js';
+import { RIGHT, SUM_ROWS, layOutBackward } from './backwardTile.js';
 import type { BackwardTile } from './backwardTile.js';
 import { declareSums, headOfGroup } from './wgsl.js';
 
-export function matrixDkvBindings({ DR }: OperandConstants): Binding[] {
-  const names = DR > 0 ? ['d_k', 'd_v', 'd_k_rope_shares'] : ['d_k', 'd_v'];
-  return [...backwardInputs, ...names.map((name): Binding => ({ name, access: 'write' }))];
+/** Units of a row of dSᵀ: whole steps of RIGHT packed rows. */
+export function dsRowUnits({ sq, hq, hkv }: Pick<MlaProblem, 'sq' | 'hq' | 'hkv'>): number {
+  return (Math.ceil((sq * hq) / hkv / RIGHT) * RIGHT) / 8;
+}
+
+export interface DkvConstants extends OperandConstants {
+  KEEPS_DS: number;
+}
+
+export function matrixDkvBindings({ DR, KEEPS_DS }: DkvConstants): Binding[] {
+  const names = ['d_k', 'd_v'];
+  if (DR > 0) names.push('d_k_rope_shares');
+  if (KEEPS_DS) names.push('ds');
+  return [...backwardInputs('write'), ...names.map((name): Binding => ({ name, access: 'write' }))];
 }
 
 export function matrixDkvTile(record: OperandConstants): BackwardTile {
   return layOutBackward(backwardWork(record, true));
 }
 
-export function matrixDkvWgsl(record: OperandConstants): string {
+export function matrixDkvWgsl(record: DkvConstants): string {
   const tile = matrixDkvTile(record);
   const { queries, keys } = sidesOf(record);
   const bindings = matrixDkvBindings(record);
-  const written = bindings.filter(({ access }) => access === 'write').map(({ name }) => name);
+  const written = bindings.map(({ name }) => name).filter((name) => name.startsWith('d_'));
+  const ds = bindings.findIndex(({ name }) => name === 'ds');
   return `
 ${backwardHead(record, tile, bindings, written)}
+${record.KEEPS_DS ? `@group(0) @binding(${ds}) var<storage, read_write> ds: array<vec4u>;` : ''}
 // −lse and −delta of the staged rows, as the weights want them
 var<workgroup> lse_of_right: array<vec4f, ${32 / 4}>;
 var<workgroup> delta_of_right: array<vec4f, ${32 / 4}>;
@@ -49,8 +63,8 @@ fn main(
   let tile = Tile(batch, kv_head, lengths.x, lengths.y);
   let first_key = group.y * LEFT;
   let seeing = rows_of_keys(tile, first_key, LEFT);
-  let first_right = seeing.x;
-  let steps = (seeing.y - seeing.x + RIGHT - 1u) / RIGHT;
+  let first_right = seeing.x / RIGHT * RIGHT;
+  let steps = (max(seeing.y, first_right) - first_right + RIGHT - 1u) / RIGHT;
   let scales = gradient_scales(tid);
   // dOut is scaled already, and P by 2^P_SHIFT
   let d_s_scale = scales.d_s / scales.d_out * exp2(-P_SHIFT);
@@ -61,6 +75,7 @@ fn main(
   let visible = rows_of_keys(tile, first_key + row, 1u);
   let band = vec2u(visible.x, visible.y - visible.x);
   let delta_scale = -scales.d_s * exp2(-P_SHIFT);
+  ${record.KEEPS_DS ? keepPlace : ''}
   ${walkRight(
     tile,
     {
@@ -73,6 +88,7 @@ fn main(
       lse_of_right[tid / 4u][tid % 4u] = fma(stats.x, -${Math.LOG2E}, P_SHIFT);
       delta_of_right[tid / 4u][tid % 4u] = stats.y * delta_scale;
     }`,
+      keep: record.KEEPS_DS ? keepDs : '',
     },
     true,
   )}
@@ -83,6 +99,17 @@ fn main(
 }
 `;
 }
+
+/** Where this thread's key has its row of dSᵀ. */
+const keepPlace = `
+  let ds_row_units = (u.sq * GROUP + RIGHT - 1u) / RIGHT * (RIGHT / 8u);
+  let ds_at = (head_in_dispatch * u.skv + first_key + row) * ds_row_units + part - 1u;`;
+
+const keepDs = `
+    if (part % 2u == 1u && first_key + row < u.skv) {
+      ds[ds_at + right / 8u] = other;
+      ds[ds_at + right / 8u + 1u] = d_s;
+    }`;
 
 /** The first columns of the sums are dV's, then come dK's, the rope part on a unit of its own. */
 function storeDkv({ DN, DR }: OperandConstants, { valueSteps }: BackwardTile): string {

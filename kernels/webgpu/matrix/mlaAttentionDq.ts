@@ -17,7 +17,7 @@ import { SUM_ROWS, layOutBackward } from './backwardTile.js';
 import type { BackwardTile } from './backwardTile.js';
 import { declareSums, headOfGroup } from './wgsl.js';
 
-export const matrixDqBindings: Binding[] = [...backwardInputs, { name: 'd_q', access: 'write' }];
+export const matrixDqBindings: Binding[] = [...backwardInputs('read'), { name: 'd_q', access: 'write' }];
 
 export function matrixDqTile(record: OperandConstants): BackwardTile {
   return layOutBackward(backwardWork(record, false));
@@ -67,7 +67,7 @@ fn main(
 `;
 }
 
-function storeDq({ DR }: OperandConstants): string {
+export function storeDq({ DR }: OperandConstants): string {
   const rope = `else if (column - 2u * DN8 < DR4) { d_q_store(q_start(tile, first_row + at) + DN, column - 2u * DN8, DR, value * factor); }`;
   return `
     if (first_row + at < u.sq * GROUP) {

@@ -1,13 +1,18 @@
 /** Lane T3: which tile on subgroup matrices a kernel takes, and the shaders that go with it. */
+import { MLAAttentionDkv } from '../../../src/core/names.js';
 import type { KernelName } from '../../../src/core/names.js';
 import type { MlaProblem } from '../../../src/core/problem.js';
+import { lanesFor } from '../capabilities.js';
 import type { Capabilities } from '../capabilities.js';
 import { forwardConstants } from '../mlaAttention.js';
 import { operandConstants } from '../operands.js';
 import { LEFT, RIGHT, whyNoBackward } from './backwardTile.js';
 import type { BackwardTile } from './backwardTile.js';
+import { KEYS, chooseDecodeTile, splitsOfDecode } from './decodeTile.js';
+import { matrixDecodeBindings, matrixDecodeWgsl, matrixDecodeWork } from './mlaDecode.js';
 import { gradientMaximaWgsl, maximaBindings, maximaGroups, maximaSize } from './gradientScales.js';
-import { matrixDkvBindings, matrixDkvTile, matrixDkvWgsl } from './mlaAttentionDkv.js';
+import { ROWS, dqOfDsBindings, dqOfDsWgsl, layOutDqOfDs, whyNoDqOfDs } from './dqOfDs.js';
+import { dsRowUnits, matrixDkvBindings, matrixDkvTile, matrixDkvWgsl } from './mlaAttentionDkv.js';
 import { matrixDqBindings, matrixDqTile, matrixDqWgsl } from './mlaAttentionDq.js';
 import { named } from '../namedShader.js';
 import type { NamedShader } from '../namedShader.js';
@@ -22,19 +27,26 @@ import { matrixAttentionWgsl, matrixForwardBindings, matrixForwardWork } from '.
 const headsTogether = 16;
 
 /** Heads fastest, then tiles, then the next heads and splits: headOfGroup reads it. */
-function headsFirst({ b, hkv }: MlaProblem, tiles: number, splits = 1): Grid {
-  const together = Math.min(b * hkv, headsTogether);
-  return [together, tiles, Math.ceil((b * hkv) / together) * splits];
+function headsFirst(heads: number, tiles: number, splits = 1): Grid {
+  const together = Math.min(heads, headsTogether);
+  return [together, tiles, Math.ceil(heads / together) * splits];
 }
 
 /** Why lane T3 cannot run a problem; undefined if it can. */
 export function whyNoMatrices(problem: MlaProblem): string | undefined {
-  const { softmaxScale, b, hq, sq, skv, dn, dr, dv } = problem;
+  const { op, cacheFormat, softmaxScale, b, hq, sq, skv, dn, dr } = problem;
   const scale = Math.abs(softmaxScale);
   if (b * hq * sq * skv === 0) return 'there is nothing to multiply';
   if (scale < 1e-9 || scale > 1e8) return `softmaxScale ${softmaxScale} is outside what its masks can hide`;
-  if (Math.max(dn + dr, dv) > 256) return 'heads of more than 256 columns have shaders of their own';
+  if (op === 'mlaDecode' && cacheFormat === 'float16' && (dn % 8 !== 0 || dr % 8 !== 0)) {
+    return 'rows of packed halves that do not start and end on sixteen bytes';
+  }
   return undefined;
+}
+
+/** Why lane T3 has no gradient for a problem; undefined if it has. */
+export function whyNoGradient({ op }: MlaProblem): string | undefined {
+  return op === 'mlaDecode' ? 'there are no gradients of mlaDecode on matrices' : undefined;
 }
 
 export function planMatrixForward(
@@ -48,10 +60,10 @@ export function planMatrixForward(
   const chosen = chooseForwardTile(work, device.limits, prefer);
   if (typeof chosen === 'string') return chosen;
   const { tile, passedOver } = chosen;
-  const { KEYS, ROW_TILES, COLUMN_GROUPS, PHASES, EARLY } = tile;
+  const { ROW_TILES, COLUMN_GROUPS } = tile;
   const main = named(
     kernel,
-    { LANE: 'T3', ...record, KEYS, ROW_TILES, COLUMN_GROUPS, PHASES, EARLY },
+    { LANE: 'T3', ...record, KEYS, ROW_TILES, COLUMN_GROUPS },
     matrixForwardBindings(record),
     () => matrixAttentionWgsl(record, tile),
   );
@@ -61,13 +73,42 @@ export function planMatrixForward(
   const { regions, units } = regionsOf(problem, false);
   return {
     lane: 'T3',
-    tile: { ROWS, KEYS, ROW_TILES, COLUMN_GROUPS, PHASES, EARLY, bytes, registers },
+    tile: { ROWS, KEYS, ROW_TILES, COLUMN_GROUPS, bytes, registers },
     cut: { tiles, splits, regions },
-    grid: headsFirst(problem, tiles, splits),
+    grid: headsFirst(problem.b * problem.hkv, tiles, splits),
     passedOver,
     main,
     before: [{ shader: halvesShader(problem, false), grid: halvesGrid(problem, false) }],
     scratch: { halves: 4 * units },
+  };
+}
+
+export function planMatrixDecode(
+  kernel: KernelName,
+  problem: MlaProblem,
+  device: Capabilities,
+  prefer?: string,
+): KernelPlan | string {
+  const record = forwardConstants(problem);
+  const work = matrixDecodeWork(problem);
+  const chosen = chooseDecodeTile(work, device.limits, prefer);
+  if (typeof chosen === 'string') return chosen;
+  const { tile, passedOver } = chosen;
+  const { ROW_GROUPS, ROWS, bytes, registers } = tile;
+  const main = named(kernel, { LANE: 'T3', ...record, ROW_GROUPS }, matrixDecodeBindings(record), () =>
+    matrixDecodeWgsl(record, tile),
+  );
+  const tiles = tilesOf(problem, ROWS);
+  const splits = splitsOfDecode(tile, work);
+  return {
+    lane: 'T3',
+    tile: { ROWS, KEYS, bytes, registers },
+    cut: { tiles, splits },
+    grid: [problem.b, tiles, splits],
+    passedOver,
+    main,
+    before: [],
+    scratch: {},
   };
 }
 
@@ -82,7 +123,7 @@ export function planMatrixDq(
   if (reason) return reason;
   const main = named(kernel, { LANE: 'T3', ...record }, matrixDqBindings, () => matrixDqWgsl(record));
   const tiles = tilesOf(problem, LEFT);
-  return { ...backwardPlan(problem, tile, tiles), grid: headsFirst(problem, tiles), main };
+  return { ...backwardPlan(problem, tile, tiles), grid: headsFirst(problem.b * problem.hkv, tiles), main };
 }
 
 export function planMatrixDkv(
@@ -90,7 +131,7 @@ export function planMatrixDkv(
   problem: MlaProblem,
   device: Capabilities,
 ): KernelPlan | string {
-  const record = operandConstants(problem);
+  const record = { ...operandConstants(problem), KEEPS_DS: 0 };
   const tile = matrixDkvTile(record);
   const reason = whyNoBackward(tile, device.limits);
   if (reason) return reason;
@@ -98,7 +139,64 @@ export function planMatrixDkv(
     matrixDkvWgsl(record),
   );
   const tiles = Math.ceil(problem.skv / LEFT);
-  return { ...backwardPlan(problem, tile, tiles), grid: headsFirst(problem, tiles), main };
+  return { ...backwardPlan(problem, tile, tiles), grid: headsFirst(problem.b * problem.hkv, tiles), main };
+}
+
+/** The whole backward at once: …Dkv keeps dS, and dQ is a product of it. */
+export interface MatrixBackwardPlan {
+  plan: Omit<KernelPlan, 'grid' | 'main'>;
+  dkv: NamedShader;
+  dq: NamedShader;
+  /** heads of a dispatch, and numbers that their dS takes */
+  heads: number;
+  dsSize: number;
+  keyTiles: number;
+  rowTiles: number;
+}
+
+/** dS is as large as the scores: so much of it is kept at a time, that memory grows with the lengths and not their square. */
+const mostDsBytes = 2 ** 28;
+
+/** Undefined where another form is to be taken: too long, too wide, or not on matrices. */
+export function planMatrixBackward(
+  problem: MlaProblem,
+  device: Capabilities,
+): MatrixBackwardPlan | undefined {
+  const { lanes } = lanesFor(problem.precision, device);
+  if (lanes[0] !== 'T3' || whyNoMatrices(problem) || whyNoGradient(problem)) return undefined;
+  const operands = operandConstants(problem);
+  const record = { ...operands, KEEPS_DS: 1 };
+  const tile = matrixDkvTile(record);
+  if (whyNoBackward(tile, device.limits) ?? whyNoDqOfDs(layOutDqOfDs(operands), device.limits))
+    return undefined;
+  const { b, hkv, skv } = problem;
+  const headBytes = 16 * skv * dsRowUnits(problem);
+  const heads = Math.min(b * hkv, Math.floor(mostDsBytes / headBytes));
+  if (heads === 0) return undefined;
+  const keyTiles = Math.ceil(skv / LEFT);
+  return {
+    plan: backwardPlan(problem, tile, keyTiles),
+    dkv: named(MLAAttentionDkv, { LANE: 'T3', ...record }, matrixDkvBindings(record), () =>
+      matrixDkvWgsl(record),
+    ),
+    dq: named('dqOfDs', operands, dqOfDsBindings, () => dqOfDsWgsl(operands)),
+    heads,
+    dsSize: (heads * headBytes) / 4,
+    keyTiles,
+    rowTiles: tilesOf(problem, ROWS),
+  };
+}
+
+/** Dispatches of some heads each, `heads` at most. */
+export function dispatchesOf(
+  { b, hkv }: MlaProblem,
+  heads: number,
+): { first: number; count: number; grid: (tiles: number) => Grid }[] {
+  return Array.from({ length: Math.ceil((b * hkv) / heads) }, (_, index) => {
+    const first = index * heads;
+    const count = Math.min(heads, b * hkv - first);
+    return { first, count, grid: (tiles) => headsFirst(count, tiles) };
+  });
 }
 
 /** What …Dq and …Dkv have in common: equal inputs give equal scratch. */

@@ -25,6 +25,8 @@ export interface Copied {
   /** WGSL for where the row begins in `halves`, and in the arena */
   from: string;
   to: string;
+  /** WGSL for a unit of the row, if it does not come from `halves` */
+  load?: (unit: string) => string;
 }
 
 /** Keys `key` + copy_row: each head's own columns, and those that all heads share. */
@@ -59,8 +61,11 @@ export function gradientRows(record: OperandConstants, { at, stride }: Place, m:
 export function fetchRows(rows: Copied[]): string {
   return rows
     .map(
-      ({ name, units, from }) => `let ${name}_from = ${from} + copy_unit;
-${repeat(Math.ceil(units / ROW_COPIERS), (i) => `let ${name}_${i} = halves[${name}_from + ${i * ROW_COPIERS}u];`)}`,
+      ({ name, units, from, load }) => `let ${name}_from = ${from};
+${repeat(Math.ceil(units / ROW_COPIERS), (i) => {
+  const unit = `copy_unit + ${i * ROW_COPIERS}u`;
+  return `let ${name}_${i} = ${load ? load(unit) : `halves[${name}_from + ${unit}]`};`;
+})}`,
     )
     .join('\n');
 }

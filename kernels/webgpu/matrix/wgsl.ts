@@ -145,7 +145,8 @@ export function byGroup(name: string, groups: number, body: (group: number) => s
 
 /** `head`: the (batch, key/value head) of a workgroup, heads fastest; the grid may have more than there are. */
 export const headOfGroup = `
-  let head = group.z / u.splits * groups.x + group.x;
-  if (head >= u.batch * u.hkv) { return; }
+  let head_in_dispatch = group.z / u.splits * groups.x + group.x;
+  if (head_in_dispatch >= u.heads) { return; }
+  let head = u.first_head + head_in_dispatch;
   let batch = head / u.hkv;
   let kv_head = head % u.hkv;`;

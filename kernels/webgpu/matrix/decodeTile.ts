@@ -1,0 +1,122 @@
+/** Tiles of decode on subgroup matrices: sixteen or thirty-two packed rows, all heads of a token, share every key. */
+import type { PassedOver } from '../../../src/core/register.js';
+import type { DeviceLimits } from '../capabilities.js';
+import { mostSplits } from '../mergeSplits.js';
+import type { Place } from './staging.js';
+import { ROW_COPIERS } from './staging.js';
+import { EDGE, EDGE_UNITS, LANES } from './wgsl.js';
+
+export const SUBGROUPS = 8;
+export const THREADS = SUBGROUPS * LANES;
+/** Keys of a step: as many as THREADS copy at once. */
+export const KEYS = THREADS / ROW_COPIERS;
+/** Groups of sixteen keys, each with subgroups of its own for its scores. */
+export const KEY_GROUPS = KEYS / EDGE;
+
+export interface DecodeCandidate {
+  /** groups of sixteen rows; the subgroups of each share the depth of the scores, and the columns of the output */
+  ROW_GROUPS: number;
+}
+
+export interface DecodeWork {
+  /** units of a key, and of its latent part, which is the value */
+  units: number;
+  valueUnits: number;
+  /** packed rows and keys of an entry of the batch, and entries */
+  rows: number;
+  keys: number;
+  batch: number;
+}
+
+export interface DecodeTile extends DecodeCandidate {
+  ROWS: number;
+  /** subgroups of a row group: each has a part of the output's columns */
+  COLUMN_GROUPS: number;
+  /** parts of the depth of the scores, added by the softmax */
+  DEPTH_GROUPS: number;
+  /** depth in matrices, of all and of one part; columns of the output in matrices that a subgroup owns */
+  steps: number;
+  ownSteps: number;
+  own: number;
+  cache: Place;
+  scores: Place;
+  arena: number;
+  bytes: number;
+  registers: number;
+}
+
+export const decodeCandidates: DecodeCandidate[] = [{ ROW_GROUPS: 2 }, { ROW_GROUPS: 1 }];
+
+export function nameOfDecode({ ROW_GROUPS }: DecodeCandidate): string {
+  return `ROW_GROUPS=${ROW_GROUPS}`;
+}
+
+export function layOutDecode({ ROW_GROUPS }: DecodeCandidate, { units, valueUnits }: DecodeWork): DecodeTile {
+  const ROWS = ROW_GROUPS * EDGE;
+  const COLUMN_GROUPS = SUBGROUPS / ROW_GROUPS;
+  const DEPTH_GROUPS = COLUMN_GROUPS / KEY_GROUPS;
+  const steps = Math.ceil(units / EDGE_UNITS);
+  const ownSteps = Math.ceil(steps / DEPTH_GROUPS);
+  const own = Math.ceil(valueUnits / EDGE_UNITS / COLUMN_GROUPS);
+  // the last subgroup may own matrices of columns that no key has
+  const width = Math.max(steps, own * COLUMN_GROUPS) * EDGE_UNITS;
+  const cache = { at: 0, stride: width + 1 };
+  const scores = { at: KEYS * cache.stride, stride: KEYS / 4 + 1 };
+  const arena = scores.at + DEPTH_GROUPS * ROWS * scores.stride;
+  return {
+    ...{ ROW_GROUPS, ROWS, COLUMN_GROUPS, DEPTH_GROUPS, steps, ownSteps, own, cache, scores, arena },
+    bytes: 16 * arena + 4 * ROWS + 16,
+    registers: 4 * ownSteps + 8 * own + 4 * Math.ceil(units / ROW_COPIERS),
+  };
+}
+
+/** Of a large GPU; WebGPU does not tell. */
+const multiprocessors = 132;
+
+/** More would spill. */
+const mostRegisters = 208;
+
+/** As chooseForwardTile. */
+export function chooseDecodeTile(
+  work: DecodeWork,
+  limits: DeviceLimits,
+  prefer?: string,
+): { tile: DecodeTile; passedOver: PassedOver[]; candidates: string[] } | string {
+  const passedOver: PassedOver[] = [];
+  const legal: { name: string; tile: DecodeTile; cost: number }[] = [];
+  for (const candidate of decodeCandidates) {
+    const name = nameOfDecode(candidate);
+    const tile = layOutDecode(candidate, work);
+    const reason = illegal(tile, limits);
+    if (reason) passedOver.push({ candidate: name, reason });
+    // a step takes as long with half of the rows
+    else legal.push({ name, tile, cost: Math.ceil(work.rows / tile.ROWS) * (1 + 0.1 * tile.ROW_GROUPS) });
+  }
+  if (legal.length === 0)
+    return passedOver.map(({ candidate, reason }) => `${candidate}: ${reason}`).join('; ');
+  legal.sort((a, b) => a.cost - b.cost);
+  const chosen = legal.find(({ name }) => name === prefer) ?? legal[0];
+  for (const { name, cost } of legal) {
+    if (name !== chosen.name) passedOver.push({ candidate: name, reason: `cost ${cost.toFixed(1)}` });
+  }
+  return { tile: chosen.tile, passedOver, candidates: legal.map(({ name }) => name) };
+}
+
+function illegal({ bytes, registers }: DecodeTile, limits: DeviceLimits): string | undefined {
+  const most = Math.min(limits.maxComputeInvocationsPerWorkgroup, limits.maxComputeWorkgroupSizeX);
+  if (THREADS > most) return `${THREADS} threads, the device allows ${most}`;
+  if (bytes > limits.maxComputeWorkgroupStorageSize) {
+    return `${bytes} bytes of workgroup memory, the device allows ${limits.maxComputeWorkgroupStorageSize}`;
+  }
+  if (registers > mostRegisters) return `${registers} registers a thread, at most ${mostRegisters}`;
+  return undefined;
+}
+
+/** Parts of the walk over keys, each a workgroup of its own: one workgroup for each multiprocessor, two steps at least. */
+export function splitsOfDecode({ ROWS }: DecodeTile, { rows, keys, batch }: DecodeWork): number {
+  const groups = Math.max(1, Math.ceil(rows / ROWS) * batch);
+  return Math.max(
+    1,
+    Math.min(Math.floor(multiprocessors / groups), Math.ceil(keys / (2 * KEYS)), mostSplits),
+  );
+}

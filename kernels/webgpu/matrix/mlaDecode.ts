@@ -1,0 +1,345 @@
+/**
+ * MLADecode on subgroup matrices, F1-F4 of gradients/README.md over the latent cache, which is key and value (DeepSeek-V2,
+ * arXiv:2405.04434, section 2.1.2; the walk over keys is split as in FlashDecoding).
+ *
+ * Grid: batch × tiles of ROWS packed rows × splits of the keys. A workgroup reads every key once for all of its rows:
+ *   scores = Q·Kᵀ           each subgroup sixteen rows, sixteen keys and a part of the depth; matrices → arena
+ *   softmax                 eight threads a row add the parts; weights as halves in the place of the first
+ *   out += weights·K        each subgroup sixteen rows and a part of the columns, from the very rows that were staged
+ * Sums are not rescaled: mlaAttention.ts says why, and what happens instead. Each split writes an output and an lse of
+ * its own; mergeSplits.ts joins them.
+ */
+import type { MlaProblem } from '../../../src/core/problem.js';
+import { forwardConstants } from '../mlaAttention.js';
+import type { ForwardConstants } from '../mlaAttention.js';
+import {
+  declareLengths,
+  declareRows,
+  operandSizes,
+  queryColumns,
+  tileRows,
+  visibility,
+  widthOf,
+} from '../operands.js';
+import type { Binding } from '../operands.js';
+import { problemUniforms } from '../problemUniforms.js';
+import { constants, repeat } from '../wgsl.js';
+import { KEYS, KEY_GROUPS, THREADS } from './decodeTile.js';
+import type { DecodeTile, DecodeWork } from './decodeTile.js';
+import { queryUnits, unitCounts } from './halves.js';
+import { ROW_COPIERS, clearPadding, fetchRows, putRows, stageRows } from './staging.js';
+import type { Copied } from './staging.js';
+import {
+  EDGE,
+  EDGE_UNITS,
+  LANES,
+  addWeightedRows,
+  byGroup,
+  declareSums,
+  halvesOf,
+  matrixHead,
+  multiplyRows,
+  resetSums,
+  storeSums,
+} from './wgsl.js';
+
+/**
+ * A packed cache is bound as if it were written: that keeps the compiler from moving its loads to where their values are
+ * used, behind the barriers that were to hide them (a sixth of the time). Nothing else has its dtype, so that no other
+ * input can be the same buffer.
+ */
+export function matrixDecodeBindings(record: ForwardConstants): Binding[] {
+  const names = record.DR > 0 ? ['q', 'q_rope', 'k', 'k_rope'] : ['q', 'k'];
+  if (record.HAS_KV_LENGTHS) names.push('kv_lengths');
+  const isCache = (name: string): boolean =>
+    record.IS_PACKED === 1 && name.startsWith('k') && name !== 'kv_lengths';
+  return [
+    ...names.map((name): Binding => ({ name, access: isCache(name) ? 'write' : 'read' })),
+    { name: 'out', access: 'write' },
+    { name: 'lse', access: 'write' },
+  ];
+}
+
+export function matrixDecodeWork(problem: MlaProblem): DecodeWork {
+  const record = forwardConstants(problem);
+  const { QK8, DV8 } = unitCounts(record);
+  return {
+    units: QK8,
+    valueUnits: DV8,
+    rows: problem.sq * record.GROUP,
+    keys: problem.skv,
+    batch: problem.b,
+  };
+}
+
+export function matrixDecodeWgsl(record: ForwardConstants, tile: DecodeTile): string {
+  const { ROWS, ROW_GROUPS, own } = tile;
+  const bindings = matrixDecodeBindings(record);
+  const binding = (name: string): number => bindings.findIndex((candidate) => candidate.name === name);
+  const inHalves = record.IS_PACKED === 1 ? ['k', 'k_rope'] : [];
+  const rows = bindings
+    .map(({ name }) => name)
+    .filter((name) => !['kv_lengths', 'lse', ...inHalves].includes(name));
+  const { QK8, DR8 } = unitCounts(record);
+  return `
+${matrixHead}
+${operandSizes(record)}
+${constants({
+  ...unitCounts(record),
+  THREADS,
+  ROW_COPIERS,
+  ROWS,
+  KEYS,
+  KEY_GROUPS,
+  ROW_GROUPS,
+  // threads of a row, of which each has four keys
+  ROW_THREADS: KEYS / 4,
+  SOFT_SUBGROUPS: (ROWS * KEYS) / 4 / LANES,
+  SCORES: tile.scores.at,
+  SCORE_STRIDE: tile.scores.stride,
+  PART_SCORES: ROWS * tile.scores.stride,
+})}
+${problemUniforms(bindings.length)}
+${declareRows(bindings, rows, widthOf(record))}
+${declareLengths(bindings)}
+${inHalves
+  .filter((name) => name === 'k' || DR8 > 0)
+  .map((name) => `@group(0) @binding(${binding(name)}) var<storage, read_write> ${name}: array<vec4u>;`)
+  .join('\n')}
+@group(0) @binding(${binding('lse')}) var<storage, read_write> lse: array<f32>;
+var<workgroup> arena: array<vec4u, ${tile.arena}>;
+var<workgroup> factors: array<f32, ROWS>;
+var<workgroup> must_repeat: u32;
+${tileRows}
+${queryColumns(record)}
+${visibility}
+${halvesOf}
+${queryUnits(record)}
+${cacheUnits(record)}
+
+// as in mlaAttention.ts
+const HIDDEN = -1e30;
+const LEAST = -1e20;
+const HEADROOM = 8.0;
+const ROOM = 14.0;
+
+@compute @workgroup_size(THREADS)
+fn main(
+  @builtin(workgroup_id) group: vec3u,
+  @builtin(local_invocation_index) tid: u32,
+  @builtin(subgroup_id) subgroup: u32) {
+  let batch = group.x;
+  let tile = Tile(batch, 0u, u.sq, kv_lengths_of(batch, u.skv));
+  let first_row = group.y * ROWS;
+  let split = group.z;
+  let seen = keys_of_rows(tile, first_row, ROWS);
+  let split_size = (tile.kv_length + KEYS * u.splits - 1u) / (KEYS * u.splits) * KEYS;
+  let first_key = max(seen.x / KEYS * KEYS, split * split_size);
+  let end_key = max(first_key, min(seen.y, (split + 1u) * split_size));
+  let steps = (end_key - first_key + KEYS - 1u) / KEYS;
+
+  let row_group = subgroup % ROW_GROUPS;
+  let column_group = subgroup / ROW_GROUPS;
+  let depth_group = column_group / KEY_GROUPS;
+  let scores_at = SCORES + depth_group * PART_SCORES + row_group * (16u * SCORE_STRIDE) + column_group % KEY_GROUPS * 4u;
+  let weights_at = SCORES + row_group * (16u * SCORE_STRIDE);
+  let copy_row = tid / ROW_COPIERS;
+  let copy_unit = tid % ROW_COPIERS;
+  ${loadQueries(record, tile)}
+  ${declareSums('o', 1, own)}
+
+  // the first threads each look after four scores of a row
+  let row = min(tid / ROW_THREADS, ROWS - 1u);
+  let part = tid % ROW_THREADS;
+  let m = first_row + row;
+  let visible = keys_of_rows(tile, m, 1u);
+  let band = vec2u(visible.x, max(visible.x, min(visible.y, end_key)) - visible.x);
+  let soft_at = SCORES + row * SCORE_STRIDE + part;
+  let scale = abs(u.scale) * ${Math.LOG2E};
+  var row_max = LEAST;
+  var row_sum = 0.0;
+  var reference = LEAST;
+
+  if (tid == 0u) { must_repeat = 0u; }
+  ${clearPadding(tile.cache, KEYS, QK8)}
+  for (var walk = 0u; walk < 2u; walk++) {
+    ${resetSums('o', 1, own)}
+    row_sum = 0.0;
+    reference = row_max;
+    { ${stageRows(cacheRows(record, tile, 'first_key'))} }
+    workgroupBarrier();
+    for (var step = 0u; step < steps; step++) {
+      let key = first_key + step * KEYS;
+      let next_key = min(key + KEYS, end_key - 1u);
+      ${scores(tile)}
+      workgroupBarrier();
+      ${fetchRows(cacheRows(record, tile, 'next_key'))}
+      if (subgroup < SOFT_SUBGROUPS) { ${softmax(tile)} }
+      workgroupBarrier();
+      ${addLatents(tile)}
+      workgroupBarrier();
+      ${putRows(cacheRows(record, tile, 'next_key'))}
+      workgroupBarrier();
+    }
+    if (row_max > reference + ROOM) { must_repeat = 1u; }
+    if (workgroupUniformLoad(&must_repeat) == 0u) { break; }
+  }
+
+  ${repeat(Math.log2(KEYS / 4), (i) => `row_sum += subgroupShuffleXor(row_sum, ${1 << i}u);`)}
+  if (part == 0u && tid < ROWS * ROW_THREADS) {
+    factors[row] = select(1.0 / row_sum, 0.0, row_sum == 0.0);
+    if (m < u.sq * GROUP) {
+      let at = ((split * u.batch + batch) * u.hq + head_of(tile, m)) * u.sq + m / GROUP;
+      lse[at] = select((reference + log2(row_sum)) * ${Math.LN2}, u.minus_infinity, row_sum == 0.0);
+    }
+  }
+  let split_start = split * u.batch * u.sq * u.hq * DV;
+  ${storeOut(tile)}
+}
+`;
+}
+
+/** `k_unit(start, unit)`, `k_rope_unit(start, unit)`: eight columns of a row of the cache as halves. */
+function cacheUnits({ DR, IS_PACKED }: ForwardConstants): string {
+  const names = DR > 0 ? ['k', 'k_rope'] : ['k'];
+  return names
+    .map((name) => {
+      if (IS_PACKED)
+        return `fn ${name}_unit(start: u32, unit: u32) -> vec4u { return ${name}[(start >> 3u) + unit]; }`;
+      const [columns, columns4] = name === 'k' ? ['DN', 'DN4'] : ['DR', 'DR4'];
+      return `
+fn ${name}_columns(start: u32, c: u32) -> vec4f {
+  if (c >= ${columns4}) { return vec4f(0.0); }
+  return ${name}_load(start, c, ${columns});
+}
+
+fn ${name}_unit(start: u32, unit: u32) -> vec4u {
+  return halves_of(${name}_columns(start, 2u * unit), ${name}_columns(start, 2u * unit + 1u));
+}`;
+    })
+    .join('\n');
+}
+
+/** Rows of the cache from `key` on. What lies past the length may be anything: it is read from the last row that exists. */
+function cacheRows(record: ForwardConstants, { cache }: DecodeTile, key: string): Copied[] {
+  const { DN8, DR8 } = unitCounts(record);
+  const row = `min(${key} + copy_row, max(tile.kv_length, 1u) - 1u)`;
+  const to = `${cache.at}u + copy_row * ${cache.stride}u`;
+  return [
+    {
+      name: 'k',
+      units: DN8,
+      from: `batch * u.k_b + ${row} * u.k_s`,
+      to,
+      load: (unit: string) => `k_unit(k_from, ${unit})`,
+    },
+    {
+      name: 'k_rope',
+      units: DR8,
+      from: `batch * u.k_rope_b + ${row} * u.k_rope_s`,
+      to: `${to} + DN8`,
+      load: (unit: string) => `k_rope_unit(k_rope_from, ${unit})`,
+    },
+  ].filter(({ units }) => units > 0);
+}
+
+/** Rows of queries as halves through the arena into matrices: of each subgroup its rows and its part of the depth. */
+function loadQueries(record: ForwardConstants, { ROWS, cache, ownSteps }: DecodeTile): string {
+  const { DN8, DR8, QK8 } = unitCounts(record);
+  const m = 'min(first_row + copy_row, u.sq * GROUP - 1u)';
+  const to = `copy_row * ${cache.stride}u`;
+  const parts = [
+    { name: 'q', units: DN8, from: m, to, load: (unit: string) => `q_nope_unit(tile, q_from, ${unit})` },
+    {
+      name: 'q_rope',
+      units: DR8,
+      from: m,
+      to: `${to} + DN8`,
+      load: (unit: string) => `q_rope_unit(tile, q_rope_from, ${unit})`,
+    },
+  ].filter(({ units }) => units > 0);
+  return `
+  if (copy_row < ROWS) { ${stageRows(parts)} }
+  ${clearPadding({ at: 0, stride: cache.stride }, ROWS, QK8)}
+  workgroupBarrier();
+  ${repeat(ownSteps, (k) => `let q0_${k} = subgroupMatrixLoad<Left, row_major>(&arena, row_group * ${EDGE * cache.stride}u + depth_group * ${ownSteps * EDGE_UNITS}u + ${k * EDGE_UNITS}u, ${cache.stride}u);`)}
+  workgroupBarrier();`;
+}
+
+/** F1: a part of the depth of sixteen rows with sixteen keys. */
+function scores({ COLUMN_GROUPS, cache, steps, ownSteps, scores: to }: DecodeTile): string {
+  return byGroup('column_group', COLUMN_GROUPS, (group) => {
+    const first = Math.floor(group / KEY_GROUPS) * ownSteps;
+    const count = Math.max(0, Math.min(ownSteps, steps - first));
+    const part = { at: cache.at + first * EDGE_UNITS, stride: cache.stride };
+    return `
+    ${declareSums('s', 1, 1)}
+    ${multiplyRows('s', 'q', 1, count, [group % KEY_GROUPS], part)}
+    ${storeSums('s', 1, [0], 'scores_at', to.stride)}`;
+  });
+}
+
+/**
+ * F2, F3 so far. Four threads have sixteen weights: they hand them to the first, which writes them a whole matrix wide,
+ * over scores that those four have read; what it writes depends on what they read.
+ */
+function softmax({ DEPTH_GROUPS }: DecodeTile): string {
+  const parts = [...Array(DEPTH_GROUPS).keys()].map(
+    (i) => `bitcast<vec4f>(arena[soft_at + ${i}u * PART_SCORES])`,
+  );
+  return `
+    let column = key + part * 4u - band.x;
+    var x = select(vec4f(HIDDEN), ${parts.join(' + ')}, vec4u(column) + vec4u(0u, 1u, 2u, 3u) < vec4u(band.y));
+    var part_max = max(max(x.x, x.y), max(x.z, x.w));
+    ${repeat(Math.log2(KEYS / 4), (i) => `part_max = max(part_max, subgroupShuffleXor(part_max, ${1 << i}u));`)}
+    row_max = max(row_max, part_max * scale);
+    reference = select(reference, row_max + HEADROOM, reference == LEAST && row_max > LEAST);
+    x = exp2(fma(x, vec4f(scale), vec4f(-reference)));
+    row_sum += (x.x + x.y) + (x.z + x.w);
+    let four = vec2u(pack2x16float(x.xy), pack2x16float(x.zw));
+    let eight = vec4u(four, subgroupShuffleXor(four, 1u));
+    let others = subgroupShuffleXor(eight, 2u);
+    if (part % 4u == 0u) {
+      arena[soft_at] = eight;
+      arena[soft_at + 1u] = others;
+    }`;
+}
+
+/** F4: sixteen rows of weights times a part of the columns of the keys. */
+function addLatents({ COLUMN_GROUPS, own, cache, scores: weights }: DecodeTile): string {
+  return byGroup('column_group', COLUMN_GROUPS, (group) =>
+    addWeightedRows(
+      'o',
+      1,
+      KEYS / EDGE,
+      [...Array(own).keys()].map((c) => group * own + c),
+      cache,
+      (_r, k) => `weights_at + ${4 * k}u`,
+      weights.stride,
+    ),
+  );
+}
+
+/** The sums times their factors, through the arena in as many rounds as it needs. */
+function storeOut({ ROWS, COLUMN_GROUPS: groups, own, arena }: DecodeTile): string {
+  const quads = 2 * EDGE_UNITS;
+  const perRound = Math.max(1, Math.min(own, Math.floor((Math.floor(arena / ROWS) - 1) / quads / groups)));
+  return repeat(Math.ceil(own / perRound), (round) => {
+    const first = round * perRound;
+    const all = [...Array(Math.min(perRound, own - first)).keys()].map((i) => first + i);
+    const width = all.length * quads;
+    const stride = width * groups + 1;
+    return `
+  ${storeSums('o', 1, all, `row_group * ${EDGE * stride}u + column_group * ${width}u`, stride)}
+  workgroupBarrier();
+  for (var e = tid; e < ROWS * ${width * groups}u; e += THREADS) {
+    let at = e / ${width * groups}u;
+    let c = e % ${width * groups}u;
+    let column = c / ${width}u * ${own * quads}u + ${first * quads}u + c % ${width}u;
+    if (first_row + at < u.sq * GROUP && column < DV4) {
+      out_store(split_start + out_start(tile, first_row + at), column, DV, bitcast<vec4f>(arena[at * ${stride}u + c]) * factors[at]);
+    }
+  }
+  workgroupBarrier();`;
+  });
+}
