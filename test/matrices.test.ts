@@ -7,7 +7,14 @@ import { availableDevices } from './support/devices.js';
 import { casesOf, compareWithReference } from './support/kernelTest.js';
 import { itForEach, toTensor } from './support/onDevice.js';
 
-const kernels: ComparedKernel[] = ['MLAAttention', 'MLADecode', 'MLAAttentionDq', 'MLAAttentionDkv', 'MLADecodeDq', 'MLADecodeDkv'];
+const kernels: ComparedKernel[] = [
+  'MLAAttention',
+  'MLADecode',
+  'MLAAttentionDq',
+  'MLAAttentionDkv',
+  'MLADecodeDq',
+  'MLADecodeDkv',
+];
 
 describe('precision float16', () => {
   const device = availableDevices().find(({ backend, isSoftware }) => backend === 'webgpu' && !isSoftware);
