@@ -77,7 +77,16 @@ export function rememberAdapter(device: GPUDevice, info: object | undefined): vo
   if (info) told.set(device, info);
 }
 
+const known = new WeakMap<GPUDevice, Capabilities>();
+
+/** Read once a device. */
 export function capabilitiesOf(device: GPUDevice): Capabilities {
+  const capabilities = known.get(device) ?? readCapabilities(device);
+  known.set(device, capabilities);
+  return capabilities;
+}
+
+function readCapabilities(device: GPUDevice): Capabilities {
   const has = (feature: string): boolean => device.features.has(feature);
   // the installed WebGPU types are older than adapterInfo
   const info = told.get(device) ?? (device as { adapterInfo?: SubgroupInfo }).adapterInfo ?? {};
@@ -99,20 +108,14 @@ export function capabilitiesOf(device: GPUDevice): Capabilities {
 /** A device without them runs other lanes on the same GPU. */
 const laneFeatures = ['shader-f16', 'subgroups', 'chromium-experimental-subgroup-matrix'];
 
-const keys = new WeakMap<GPUDevice, string>();
-
-/** The GPU by name, and what of it decides which shaders run; read once a device. */
+/** The GPU by name, and what of it decides which shaders run. */
 function keyOf(device: GPUDevice): string {
-  const known = keys.get(device);
-  if (known !== undefined) return known;
   const info = (device as { adapterInfo?: Record<string, string | number | undefined> }).adapterInfo ?? {};
   const names = ['vendor', 'architecture', 'device', 'description'].map((name) => info[name] ?? '');
   const { maxComputeWorkgroupStorageSize: bytes, maxComputeInvocationsPerWorkgroup: threads } = device.limits;
   const subgroups = `subgroups ${info.subgroupMinSize ?? '?'}-${info.subgroupMaxSize ?? '?'}`;
   const features = laneFeatures.filter((feature) => device.features.has(feature)).join(' ');
-  const key = `${names.join('/')}, ${bytes} bytes, ${threads} threads, ${subgroups}, features: ${features}`;
-  keys.set(device, key);
-  return key;
+  return `${names.join('/')}, ${bytes} bytes, ${threads} threads, ${subgroups}, features: ${features}`;
 }
 
 /** The lanes that keep the bounds of a precision on a device, the fastest first, and why each other one does not run. */
@@ -131,7 +134,11 @@ export function lanesFor(
   const noSubgroups = subgroups ? undefined : 'the device has no subgroups';
   const noMatrices =
     matrices.length > 0 ? undefined : 'the device has no subgroup matrices of halves with float32 results';
-  consider('T3', narrow ?? noF16 ?? noSubgroups ?? noMatrices);
+  const otherSize =
+    subgroups?.min === 32 && subgroups.max === 32
+      ? undefined
+      : 'the matrix shaders are written for subgroups of 32';
+  consider('T3', narrow ?? noF16 ?? noSubgroups ?? noMatrices ?? otherSize);
   consider('T2', narrow);
   consider('T1s', noSubgroups);
   consider('T1', undefined);

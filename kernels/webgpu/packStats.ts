@@ -67,7 +67,8 @@ fn main(
   @builtin(local_invocation_index) tid: u32) {
   let index = (group.y * groups.x + group.x) * THREADS + tid;
   if (index < u.batch) {
-    stats[2u * index] = f32(q_lengths_of(index, u.sq));
+    // without heads there are no rows
+    stats[2u * index] = f32(select(q_lengths_of(index, u.sq), 0u, u.hq == 0u));
     stats[2u * index + 1u] = f32(kv_lengths_of(index, u.skv));
   }
   if (index >= u.batch * u.hq * u.sq) { return; }

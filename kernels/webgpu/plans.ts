@@ -34,6 +34,7 @@ import { compile } from './pipeline.js';
 import { named } from './namedShader.js';
 import type { NamedShader } from './namedShader.js';
 import type { Cut } from './problemUniforms.js';
+import { remembered } from './planMemo.js';
 import { sumBindings, sumPartsWgsl } from './sumParts.js';
 import { chooseTile, hasHalves, nameOf, splitsOf, tilesOf } from './tiles.js';
 import type { Tile, TileWork } from './tiles.js';
@@ -112,6 +113,10 @@ function withLane(lane: Lane, plan: KernelPlan): KernelPlan {
 }
 
 export function planForward(kernel: KernelName, problem: MlaProblem, device: Capabilities): KernelPlan {
+  return remembered(kernel, problem, device, () => planForwardAnew(kernel, problem, device));
+}
+
+function planForwardAnew(kernel: KernelName, problem: MlaProblem, device: Capabilities): KernelPlan {
   const record = forwardConstants(problem);
   const tiles = {
     record,
@@ -128,6 +133,10 @@ export function planForward(kernel: KernelName, problem: MlaProblem, device: Cap
 }
 
 export function planDq(kernel: KernelName, problem: MlaProblem, device: Capabilities): KernelPlan {
+  return remembered(kernel, problem, device, () => planDqAnew(kernel, problem, device));
+}
+
+function planDqAnew(kernel: KernelName, problem: MlaProblem, device: Capabilities): KernelPlan {
   const record = operandConstants(problem);
   const tiles = {
     record,
@@ -143,6 +152,10 @@ export function planDq(kernel: KernelName, problem: MlaProblem, device: Capabili
 }
 
 export function planDkv(kernel: KernelName, problem: MlaProblem, device: Capabilities): KernelPlan {
+  return remembered(kernel, problem, device, () => planDkvAnew(kernel, problem, device));
+}
+
+function planDkvAnew(kernel: KernelName, problem: MlaProblem, device: Capabilities): KernelPlan {
   const record = operandConstants(problem);
   const tiles = {
     record,

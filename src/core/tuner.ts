@@ -41,6 +41,12 @@ let storage: TuningStorage | undefined;
 let entries: Map<string, Entry> | undefined;
 let trial: { key: string; candidate: string } | undefined;
 let hasWarned = false;
+let revision = 0;
+
+/** A number that changes whenever an answer may: what was planned with another one is out of date. */
+export function tuningRevision(): number {
+  return revision;
+}
 
 function keyOf({ device, kernel, bucket }: Subject): string {
   return `${device}\n${kernel}\n${bucket}`;
@@ -50,6 +56,7 @@ function keyOf({ device, kernel, bucket }: Subject): string {
 export function keepTuningIn(next: TuningStorage | undefined): void {
   storage = next;
   entries = undefined;
+  revision++;
   hasWarned = false;
 }
 
@@ -68,10 +75,12 @@ export function winnerOf(subject: Subject): string | undefined {
 export function asWinner<T>(subject: Subject, candidate: string, use: () => T): T {
   const outer = trial;
   trial = { key: keyOf(subject), candidate };
+  revision++;
   try {
     return use();
   } finally {
     trial = outer;
+    revision++;
   }
 }
 
@@ -126,6 +135,7 @@ export function importTuning(json: string): void {
 /** Forgets all findings, the stored ones too. */
 export function clearTuning(): void {
   entries = new Map();
+  revision++;
   guarded(() => storage?.write(exportTuning()));
 }
 
@@ -143,6 +153,7 @@ function stored(): Entry[] {
 }
 
 function put(added: Entry[]): void {
+  revision++;
   const all = known();
   for (const entry of added) {
     all.delete(keyOf(entry)); // the newest goes last

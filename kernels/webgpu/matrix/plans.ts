@@ -16,6 +16,7 @@ import { dsRowUnits, matrixDkvBindings, matrixDkvTile, matrixDkvWgsl } from './m
 import { matrixDqBindings, matrixDqTile, matrixDqWgsl } from './mlaAttentionDq.js';
 import { named } from '../namedShader.js';
 import type { NamedShader } from '../namedShader.js';
+import { remembered } from '../planMemo.js';
 import { tilesOf } from '../tiles.js';
 import type { Grid, KernelPlan } from '../plans.js';
 import { halvesBindings, halvesGrid, packHalvesWgsl, regionsOf } from './halves.js';
@@ -166,6 +167,10 @@ export function planMatrixBackward(
   problem: MlaProblem,
   device: Capabilities,
 ): MatrixBackwardPlan | undefined {
+  return remembered(MLAAttentionBackward, problem, device, () => planBackwardAnew(problem, device));
+}
+
+function planBackwardAnew(problem: MlaProblem, device: Capabilities): MatrixBackwardPlan | undefined {
   const { lanes } = lanesFor(problem.precision, device);
   if (lanes[0] !== 'T3' || whyNoMatrices(problem) || whyNoGradient(problem)) return undefined;
   const operands = operandConstants(problem);
