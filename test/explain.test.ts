@@ -221,7 +221,7 @@ describe('lanes of webgpu', () => {
     const planned =
       kernel === 'MLAAttention' ? planForward(kernel, problem, on) : planDq(kernel, problem, on);
     const { lane, main, passedOver } = planned;
-    const others = passedOver.filter(({ candidate }) => candidate.startsWith('T'));
+    const others = passedOver.filter(({ candidate }) => /^T\w+$/.test(candidate));
     const reasons = others.map(({ candidate, reason }) => `${candidate}: ${reason}`);
     return [lane, ...(main.cacheKey.match(/"SUBGROUP":\d+|"HALVES":\d/g) ?? []), ...reasons];
   }

@@ -10,6 +10,7 @@ import type { Tile, TileWork } from '../kernels/webgpu/tiles.js';
 import { openNullDawn } from '../src/device/node.js';
 import type { MlaProblem } from '../src/core/problem.js';
 import { attentionCases, decodeCases } from './cases.js';
+import { declaredBytes } from './support/declaredBytes.js';
 import { expectEqual, expectTrue } from './support/expect.js';
 import { problemOf } from './support/inputs.js';
 
@@ -74,22 +75,6 @@ const packed = plain
     name: `${name}, packed`,
     problem: { ...problem, cacheFormat: 'float16' as const },
   }));
-
-/** Workgroup memory as the shader declares it; each variable starts on 16 bytes. */
-function declaredBytes(wgsl: string): number {
-  const constants = new Map(
-    [...wgsl.matchAll(/const (\w+) = (\d+)u;/g)].map(([, name, value]) => [name, Number(value)]),
-  );
-  const sizes: Record<string, number> = { f32: 4, vec2u: 8, vec2f: 8, vec4f: 16 };
-  return [...wgsl.matchAll(/var<workgroup> \w+: (?:array<(\w+), (\w+)>|(\w+));/g)]
-    .map(([, element, count, single]) => {
-      const bytes = single
-        ? sizes[single]
-        : sizes[element] * (Number(count) || (constants.get(count) ?? NaN));
-      return Math.ceil(bytes / 16) * 16;
-    })
-    .reduce((sum, bytes) => sum + bytes, 0);
-}
 
 describe('tiles', () => {
   for (const { name, work, wgsl } of kernels) {

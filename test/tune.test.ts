@@ -24,8 +24,9 @@ function planOf({ shapes, options }: Call & { op: 'mlaAttention' }): Plan {
   return explain('mlaAttention', shapes, options);
 }
 
-function nameOf({ tile: { LEFT, RIGHT, THREADS, CHUNK } }: Pick<Plan, 'tile'>): string {
-  return `LEFT=${LEFT} RIGHT=${RIGHT} THREADS=${THREADS} CHUNK=${CHUNK}`;
+function nameOf({ lane, tile }: Pick<Plan, 'lane' | 'tile'>): string {
+  const { LEFT, RIGHT, THREADS, CHUNK, SLICE, QUADS } = tile;
+  return `${lane} LEFT=${LEFT} RIGHT=${RIGHT} THREADS=${THREADS} CHUNK=${CHUNK} SLICE=${SLICE} QUADS=${QUADS}`;
 }
 
 function keys(): string[] {
@@ -100,7 +101,7 @@ describe('tune', () => {
       );
       await expectRejects(
         () => tune([callOf(5, 28)], { kernels: ['MatMul' as KernelName] }),
-        'tune: kernels must be some of MLAAttention, MLADelta, MLAAttentionDq, MLAAttentionDkv, MLADecode, MLADecodeDq, MLADecodeDkv, MLACacheAppend, got MatMul',
+        'tune: kernels must be some of MLAAttention, MLADelta, MLAAttentionDq, MLAAttentionDkv, MLAAttentionBackward, MLADecode, MLADecodeDq, MLADecodeDkv, MLACacheAppend, got MatMul',
       );
     });
 

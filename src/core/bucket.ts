@@ -21,9 +21,15 @@ export function bucketOf(problem: MlaProblem): string {
     left: width(left),
     right: width(right),
   };
-  const flags = [causal === 'top-left' && causal, hasQLengths && 'qLengths', hasKvLengths && 'kvLengths'];
+  const isPacked = cacheFormat === 'float16';
+  const flags = [
+    isPacked && 'packed',
+    causal === 'top-left' && causal,
+    hasQLengths && 'qLengths',
+    hasKvLengths && 'kvLengths',
+  ];
   const numbers = Object.entries(fields).map(([name, value]) => `${name}=${value}`);
-  return [op, precision, cacheFormat, ...numbers, ...flags.filter(Boolean)].join(' ');
+  return [op, precision, ...numbers, ...flags.filter(Boolean)].join(' ');
 }
 
 /** The power of two that is nearest by ratio; 0 stays 0. */

@@ -1,6 +1,6 @@
 import { getBackend } from '@tensorflow/tfjs-core';
 import { fail } from '../core/errors.js';
-import { kernelNames } from '../core/names.js';
+import { MLAAttentionBackward, MLAAttentionDkv, MLAAttentionDq, kernelNames } from '../core/names.js';
 import type { KernelName } from '../core/names.js';
 import { currentPlanner } from '../core/register.js';
 import type { TuneOptions, TuneRow } from '../core/register.js';
@@ -41,7 +41,11 @@ export async function tune(
   }
   const jobs = calls.flatMap((call) => {
     const problem = problemOf(fn, call);
-    const wanted = kernelsOf(problem).filter((kernel) => kernels?.includes(kernel) ?? true);
+    // what joins two kernels has no choice of its own where it runs them one behind the other
+    const all = kernelsOf(problem).flatMap((kernel): KernelName[] =>
+      kernel === MLAAttentionBackward ? [MLAAttentionDq, MLAAttentionDkv] : [kernel],
+    );
+    const wanted = all.filter((kernel) => kernels?.includes(kernel) ?? true);
     return wanted.map((kernel) => ({ kernel, problem }));
   });
   return planner.tune(jobs, { onProgress, signal });

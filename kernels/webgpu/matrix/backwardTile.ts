@@ -50,8 +50,8 @@ export function layOutBackward(work: BackwardWork): BackwardTile {
     scores,
     dP,
     arena,
-    // beside the arena: lse and delta of the staged rows, and the maxima of the threads
-    bytes: 16 * arena + 8 * RIGHT + 16 * THREADS,
+    // beside the arena: the maxima of the threads, and in …Dkv lse and delta of the staged rows
+    bytes: 16 * arena + 16 * THREADS + (work.sums > work.steps ? 8 * RIGHT : 0),
     registers:
       4 * (work.steps + work.valueSteps) + 8 * SUM_ROWS * own + (4 * (first.stride + second.stride)) / 8,
   };
