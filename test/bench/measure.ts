@@ -1,5 +1,6 @@
 import type { WebGPUBackend } from '@tensorflow/tfjs-backend-webgpu';
 import * as tf from '@tensorflow/tfjs-core';
+import { gpuStopwatch } from '../../kernels/webgpu/stopwatch.js';
 import type { Clock, SteadyClock } from './clock.js';
 import { measureStreams, median } from './figure.js';
 import type { Figure } from './figure.js';
@@ -38,18 +39,20 @@ async function finish(last: tf.Tensor): Promise<void> {
   }
 }
 
-/** tf.time gives each dispatch a pass between two timestamps; their sum leaves out the gaps between them. */
+/** Calls of a stream that share one pass between two timestamps: a pass of its own costs each dispatch some microseconds. */
 async function gpuTime(
   call: () => tf.Tensor,
   repeats: number,
   busyCalls: number,
 ): Promise<number | undefined> {
   if (!hasTimestamps()) return undefined;
+  const stopwatch = gpuStopwatch(tf.backend() as WebGPUBackend);
   const times: number[] = [];
   for (let n = 0; n < repeats; n++) {
     if (busyCalls > 0) await stream(call, busyCalls); // the wait for the last timestamps has left the GPU idle
-    times.push(await kernelMs(call));
+    times.push(await stopwatch.time(() => tf.tidy(call).dispose(), Math.max(1, busyCalls)));
   }
+  stopwatch.dispose();
   return median(times);
 }
 

@@ -5,7 +5,7 @@ import { promisify } from 'node:util';
 import type { Figure } from './figure.js';
 import type { AttentionShape, DecodeShape } from './shapes.js';
 
-export type KernelName = 'forward' | 'forward+backward' | 'decode';
+export type KernelName = 'forward' | 'forward+backward' | 'decode' | 'decode, packed cache';
 
 /** What a peer takes for one of our lines, or why it has no figure. */
 export type PeerResult = { peer: string } & (Figure | { skipped: string });
