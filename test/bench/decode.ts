@@ -40,7 +40,7 @@ export async function benchDecode(shape: DecodeShape, bench: Bench): Promise<Lin
       ours,
       bytes: 4 * numbers,
     },
-    ...(packed ? [{ ...line, kernel: 'decode, packed cache', ...packed, bytes: 2 * numbers }] : []),
+    ...(packed ? [{ ...line, kernel: 'decode, packed cache' as const, ...packed, bytes: 2 * numbers }] : []),
   ];
 }
 
