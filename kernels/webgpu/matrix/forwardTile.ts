@@ -25,6 +25,8 @@ export interface ForwardWork {
   rows: number;
   keys: number;
   problems: number;
+  /** part of the keys that a row sees on average */
+  seen: number;
 }
 
 export interface ForwardTile extends ForwardCandidate {
@@ -126,14 +128,17 @@ function illegal({ bytes, registers }: ForwardTile, limits: DeviceLimits): strin
   return undefined;
 }
 
-/** Nanoseconds, roughly, until the last workgroup is done. A step's time was measured on an H200 at 192/128. */
+/**
+ * Nanoseconds, roughly, until the last workgroup is done: the longest walk, or all walks shared out. A step's time was
+ * measured on an H200 at 192/128.
+ */
 function costOf(tile: ForwardTile, work: ForwardWork): number {
   const { ROWS, COLUMN_GROUPS, KEYS } = tile;
   const stepTime =
     (ROWS === 64 ? 1290 : COLUMN_GROUPS === 2 ? 1800 : 1750) * ((work.steps + work.columns) / 20);
   const groups = Math.ceil(work.rows / ROWS) * work.problems;
   const walk = Math.ceil(work.keys / KEYS) / splitsOfForward(tile, work);
-  return stepTime * walk * Math.max(1, groups / multiprocessors);
+  return stepTime * walk * Math.max(1, (groups * work.seen) / multiprocessors);
 }
 
 /** Parts of the walk over keys, each a workgroup of its own, where there are few rows. */

@@ -66,6 +66,7 @@ export function matrixForwardWork(problem: MlaProblem): ForwardWork {
     rows: problem.sq * record.GROUP,
     keys: problem.skv,
     problems: problem.b * problem.hkv,
+    seen: problem.causal === 'none' ? 1 : 1 - Math.min(problem.sq, problem.skv) / (2 * problem.skv),
     steps: Math.ceil(QK8 / EDGE_UNITS),
     columns: Math.ceil(DV8 / EDGE_UNITS),
     staged: QK8 + DV8,
