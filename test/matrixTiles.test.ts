@@ -1,6 +1,6 @@
 /**
  * Lane T3 without a GPU: the byte formulas, and every candidate's WGSL through Dawn's compiler, which checks uniformity
- * too. matrices.test.ts runs them on hardware.
+ * too. float16.test.ts runs them on hardware.
  */
 import { forwardConstants } from '../kernels/webgpu/mlaAttention.js';
 import { layOutBackward } from '../kernels/webgpu/matrix/backwardTile.js';

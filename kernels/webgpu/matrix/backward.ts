@@ -7,7 +7,8 @@
  *   scores = left₁ · right₁ᵀ, dP = left₂ · right₂ᵀ              matrices → arena
  *   P = 2^(scores − lse), dS = P · (dP − delta), as halves      in their place, four threads a row
  *   sums += dS · right₁, and in …Dkv also P · right₂
- * dOut and dS are scaled by powers of two into the range of halves (gradientScales.ts), P by 2^8.
+ * dOut and dS are scaled by powers of two into the range of halves (gradientScales.ts), P by 2^8. P is at most 1, also
+ * where scores are so large that lse is rounded by more.
  */
 import type { OperandConstants } from '../operands.js';
 import { declareRows, operandSizes, tileRows, visibility, widthOf } from '../operands.js';
@@ -226,7 +227,7 @@ function weights({ lse, delta, keep = '' }: Walk, isDkv: boolean): string {
     ${repeat(2, (i) => {
       const columns = [0, 1, 2, 3].map((c) => `${4 * i + c}u`).join(', ');
       return `
-    let p${i} = select(vec4f(0.0), exp2(fma(bitcast<vec4f>(arena[SCORES + soft_at + ${i}u]), vec4f(scale), ${lse[i]})), vec4u(column) + vec4u(${columns}) < vec4u(band.y));
+    let p${i} = select(vec4f(0.0), exp2(min(fma(bitcast<vec4f>(arena[SCORES + soft_at + ${i}u]), vec4f(scale), ${lse[i]}), vec4f(P_SHIFT))), vec4u(column) + vec4u(${columns}) < vec4u(band.y));
     let ds${i} = select(vec4f(0.0), p${i} * fma(bitcast<vec4f>(arena[D_P + soft_at + ${i}u]), vec4f(d_s_scale), ${delta[i]}), vec4u(column) + vec4u(${columns}) < vec4u(band.y));`;
     })}
     let d_s = vec4u(pack2x16float(ds0.xy), pack2x16float(ds0.zw), pack2x16float(ds1.xy), pack2x16float(ds1.zw));

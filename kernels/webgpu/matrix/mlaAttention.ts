@@ -120,6 +120,8 @@ const LEAST = -1e20;
 // in powers of two: how far a row's reference is above the first maximum, and how far a score may be above that
 const HEADROOM = 8.0;
 const ROOM = 14.0;
+// what a half can hold: scores near 1e9 are rounded by more than that
+const MOST_WEIGHT = 15.0;
 
 @compute @workgroup_size(THREADS)
 fn main(
@@ -306,7 +308,7 @@ function softmax({ ROWS, KEYS, weights, scores: from }: ForwardTile, key: string
     ${repeat(Math.log2(THREADS / ROWS), (i) => `part_max = max(part_max, subgroupShuffleXor(part_max, ${1 << i}u));`)}
     row_max = max(row_max, part_max * scale);
     reference = select(reference, row_max + HEADROOM, reference == LEAST && row_max > LEAST);
-    ${repeat(quads, (i) => `x${i} = exp2(fma(x${i}, vec4f(scale), vec4f(-reference)));`)}
+${repeat(quads, (i) => `x${i} = exp2(min(fma(x${i}, vec4f(scale), vec4f(-reference)), vec4f(MOST_WEIGHT)));`)}
     let sum4 = ${[...Array(quads).keys()].map((i) => `x${i}`).join(' + ')};
     row_sum += (sum4.x + sum4.y) + (sum4.z + sum4.w);
     ${repeat(part / 8, (i) => `arena[${at} + ${i}u] = vec4u(pack2x16float(x${2 * i}.xy), pack2x16float(x${2 * i}.zw), pack2x16float(x${2 * i + 1}.xy), pack2x16float(x${2 * i + 1}.zw));`)}`;

@@ -122,6 +122,7 @@ const HIDDEN = -1e30;
 const LEAST = -1e20;
 const HEADROOM = 8.0;
 const ROOM = 14.0;
+const MOST_WEIGHT = 15.0;
 
 @compute @workgroup_size(THREADS)
 fn main(
@@ -294,7 +295,7 @@ function softmax({ DEPTH_GROUPS }: DecodeTile): string {
     ${repeat(Math.log2(KEYS / 4), (i) => `part_max = max(part_max, subgroupShuffleXor(part_max, ${1 << i}u));`)}
     row_max = max(row_max, part_max * scale);
     reference = select(reference, row_max + HEADROOM, reference == LEAST && row_max > LEAST);
-    x = exp2(fma(x, vec4f(scale), vec4f(-reference)));
+    x = exp2(min(fma(x, vec4f(scale), vec4f(-reference)), vec4f(MOST_WEIGHT)));
     row_sum += (x.x + x.y) + (x.z + x.w);
     let four = vec2u(pack2x16float(x.xy), pack2x16float(x.zw));
     let eight = vec4u(four, subgroupShuffleXor(four, 1u));

@@ -26,12 +26,17 @@ alias Left = subgroup_matrix_left<f16, ${EDGE}, ${EDGE}>;
 alias Right = subgroup_matrix_right<f16, ${EDGE}, ${EDGE}>;
 alias Sums = subgroup_matrix_result<f32, ${EDGE}, ${EDGE}>;`;
 
-/** Eight floats as halves; finite ones stay finite. */
+/** Eight floats as halves; what is too large for one becomes the largest, NaN stays. */
 export const halvesOf = `
+const MOST_HALF = vec4f(65504.0);
+
+fn within_halves(x: vec4f) -> vec4f {
+  return select(x, clamp(x, -MOST_HALF, MOST_HALF), abs(x) > MOST_HALF);
+}
+
 fn halves_of(a: vec4f, b: vec4f) -> vec4u {
-  let most = vec4f(65504.0);
-  let x = clamp(a, -most, most);
-  let y = clamp(b, -most, most);
+  let x = within_halves(a);
+  let y = within_halves(b);
   return vec4u(pack2x16float(x.xy), pack2x16float(x.zw), pack2x16float(y.xy), pack2x16float(y.zw));
 }`;
 
