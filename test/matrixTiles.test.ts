@@ -86,11 +86,10 @@ const shaders: Compiled[] = [
 
 /** Units that each round of an epilogue takes: its rows times their stride. */
 function epilogueUnits(wgsl: string): number[] {
-  const constant = (name: string): number => Number(new RegExp(`const ${name} = (\\d+)u;`).exec(wgsl)?.[1]);
   const rounds = wgsl.matchAll(
-    /e < (ROWS|LEFT) \* \d+u; e \+= THREADS\) \{\s*let at = [\s\S]*?arena\[at \* (\d+)u \+ c\]/g,
+    /e < (\d+)u; e \+= THREADS\) \{\s*let at = e \/ (\d+)u;[\s\S]*?arena\[at \* (\d+)u \+ c\]/g,
   );
-  return [...rounds].map(([, rows, stride]) => constant(rows) * Number(stride));
+  return [...rounds].map(([, numbers, width, stride]) => (Number(numbers) / Number(width)) * Number(stride));
 }
 
 describe('matrix tiles', () => {

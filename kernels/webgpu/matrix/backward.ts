@@ -16,8 +16,9 @@ import type { Binding } from '../operands.js';
 import { readStats } from '../packStats.js';
 import { problemUniforms } from '../problemUniforms.js';
 import { constants, repeat } from '../wgsl.js';
-import { LEFT, RIGHT, SUM_GROUPS, SUM_ROWS, THREADS } from './backwardTile.js';
+import { LEFT, RIGHT, SUM_GROUPS, SUM_ROWS } from './backwardTile.js';
 import type { BackwardTile, BackwardWork } from './backwardTile.js';
+import { THREADS } from './choose.js';
 import { gradientScales, maximaBinding } from './gradientScales.js';
 import { unitCounts } from './halves.js';
 import {
@@ -41,6 +42,7 @@ import {
   loadLefts,
   matrixHead,
   multiplyRows,
+  storeRows,
   storeSums,
 } from './wgsl.js';
 
@@ -275,31 +277,8 @@ function addSums({ own, steps, valueSteps, first, second, scores }: BackwardTile
   });
 }
 
-/**
- * The sums through the arena in as many rounds as it needs: `store` is WGSL that writes `value`, column `column` (in
- * vec4) of the matrices of the sums, of row `at` of the tile.
- */
+/** `store` is WGSL as storeRows() wants it. */
 export function storeGradients({ own, arena }: BackwardTile, store: string): string {
-  const quads = 2 * EDGE_UNITS;
-  const perRound = Math.max(
-    1,
-    Math.min(own, Math.floor((Math.floor(arena / LEFT) - 1) / quads / SUM_GROUPS)),
-  );
-  return repeat(Math.ceil(own / perRound), (round) => {
-    const first = round * perRound;
-    const all = [...Array(Math.min(perRound, own - first)).keys()].map((i) => first + i);
-    const width = all.length * quads;
-    const stride = width * SUM_GROUPS + 1;
-    return `
-  ${storeSums('g', SUM_ROWS, all, `sum_rows * ${SUM_ROWS * EDGE * stride}u + sum_group * ${width}u`, stride)}
-  workgroupBarrier();
-  for (var e = tid; e < LEFT * ${width * SUM_GROUPS}u; e += THREADS) {
-    let at = e / ${width * SUM_GROUPS}u;
-    let c = e % ${width * SUM_GROUPS}u;
-    let column = c / ${width}u * ${own * quads}u + ${first * quads}u + c % ${width}u;
-    let value = bitcast<vec4f>(arena[at * ${stride}u + c]);
-    ${store}
-  }
-  workgroupBarrier();`;
-  });
+  const groups = { rowGroup: 'sum_rows', columnGroup: 'sum_group', columnGroups: SUM_GROUPS };
+  return storeRows({ name: 'g', rows: LEFT, rowTiles: SUM_ROWS, own, arena, ...groups }, store);
 }

@@ -1,10 +1,7 @@
 /** The tile of the backward on subgroup matrices: what eight subgroups hold of LEFT rows and RIGHT staged rows. */
-import type { DeviceLimits } from '../capabilities.js';
 import type { Place } from './staging.js';
-import { EDGE, EDGE_UNITS, LANES } from './wgsl.js';
-
-export const SUBGROUPS = 8;
-export const THREADS = SUBGROUPS * LANES;
+import { SUBGROUPS, THREADS } from './choose.js';
+import { EDGE, EDGE_UNITS } from './wgsl.js';
 
 /** Rows that a workgroup owns: queries in …Dq, keys in …Dkv. */
 export const LEFT = 64;
@@ -55,18 +52,4 @@ export function layOutBackward(work: BackwardWork): BackwardTile {
     registers:
       4 * (work.steps + work.valueSteps) + 8 * SUM_ROWS * own + (4 * (first.stride + second.stride)) / 8,
   };
-}
-
-/** More would spill. */
-const mostRegisters = 208;
-
-export function whyNoBackward({ bytes, registers }: BackwardTile, limits: DeviceLimits): string | undefined {
-  const most = Math.min(limits.maxComputeInvocationsPerWorkgroup, limits.maxComputeWorkgroupSizeX);
-  if (THREADS > most) return `${THREADS} threads, the device allows ${most}`;
-  if (bytes > limits.maxComputeWorkgroupStorageSize) {
-    return `${bytes} bytes of workgroup memory, the device allows ${limits.maxComputeWorkgroupStorageSize}`;
-  }
-  if (registers > mostRegisters)
-    return `${Math.ceil(registers)} registers a thread, at most ${mostRegisters}`;
-  return undefined;
 }

@@ -1,13 +1,12 @@
 /** Tiles of decode on subgroup matrices: sixteen or thirty-two packed rows, all heads of a token, share every key. */
-import type { PassedOver } from '../../../src/core/register.js';
 import type { DeviceLimits } from '../capabilities.js';
 import { mostSplits } from '../mergeSplits.js';
 import type { Place } from './staging.js';
 import { ROW_COPIERS } from './staging.js';
-import { EDGE, EDGE_UNITS, LANES } from './wgsl.js';
+import { SUBGROUPS, THREADS, chooseAmong, multiprocessors } from './choose.js';
+import type { MatrixChoice } from './choose.js';
+import { EDGE, EDGE_UNITS } from './wgsl.js';
 
-export const SUBGROUPS = 8;
-export const THREADS = SUBGROUPS * LANES;
 /** Keys of a step: as many as THREADS copy at once. */
 export const KEYS = THREADS / ROW_COPIERS;
 /** Groups of sixteen keys, each with subgroups of its own for its scores. */
@@ -70,46 +69,16 @@ export function layOutDecode({ ROW_GROUPS }: DecodeCandidate, { units, valueUnit
   };
 }
 
-/** Of a large GPU; WebGPU does not tell. */
-const multiprocessors = 132;
-
-/** More would spill. */
-const mostRegisters = 208;
-
-/** As chooseForwardTile. */
 export function chooseDecodeTile(
   work: DecodeWork,
   limits: DeviceLimits,
   prefer?: string,
-): { tile: DecodeTile; passedOver: PassedOver[]; candidates: string[] } | string {
-  const passedOver: PassedOver[] = [];
-  const legal: { name: string; tile: DecodeTile; cost: number }[] = [];
-  for (const candidate of decodeCandidates) {
-    const name = nameOfDecode(candidate);
-    const tile = layOutDecode(candidate, work);
-    const reason = illegal(tile, limits);
-    if (reason) passedOver.push({ candidate: name, reason });
-    // a step takes as long with half of the rows
-    else legal.push({ name, tile, cost: Math.ceil(work.rows / tile.ROWS) * (1 + 0.1 * tile.ROW_GROUPS) });
-  }
-  if (legal.length === 0)
-    return passedOver.map(({ candidate, reason }) => `${candidate}: ${reason}`).join('; ');
-  legal.sort((a, b) => a.cost - b.cost);
-  const chosen = legal.find(({ name }) => name === prefer) ?? legal[0];
-  for (const { name, cost } of legal) {
-    if (name !== chosen.name) passedOver.push({ candidate: name, reason: `cost ${cost.toFixed(1)}` });
-  }
-  return { tile: chosen.tile, passedOver, candidates: legal.map(({ name }) => name) };
-}
-
-function illegal({ bytes, registers }: DecodeTile, limits: DeviceLimits): string | undefined {
-  const most = Math.min(limits.maxComputeInvocationsPerWorkgroup, limits.maxComputeWorkgroupSizeX);
-  if (THREADS > most) return `${THREADS} threads, the device allows ${most}`;
-  if (bytes > limits.maxComputeWorkgroupStorageSize) {
-    return `${bytes} bytes of workgroup memory, the device allows ${limits.maxComputeWorkgroupStorageSize}`;
-  }
-  if (registers > mostRegisters) return `${registers} registers a thread, at most ${mostRegisters}`;
-  return undefined;
+): MatrixChoice<DecodeTile> | string {
+  const tiles = decodeCandidates.map((candidate) => layOutDecode(candidate, work));
+  // a step takes nearly as long with half of the rows
+  const costOf = ({ ROWS, ROW_GROUPS }: DecodeTile): number =>
+    Math.ceil(work.rows / ROWS) * (10 + ROW_GROUPS);
+  return chooseAmong(tiles, limits, nameOfDecode, costOf, prefer);
 }
 
 /** Parts of the walk over keys, each a workgroup of its own: one workgroup for each multiprocessor, two steps at least. */

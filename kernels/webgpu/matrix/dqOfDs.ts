@@ -11,16 +11,16 @@ import { declareRows, operandSizes, tileRows, visibility, widthOf } from '../ope
 import { readStats } from '../packStats.js';
 import { problemUniforms } from '../problemUniforms.js';
 import { constants, repeat } from '../wgsl.js';
-import type { DeviceLimits } from '../capabilities.js';
 import { LEFT as DKV_KEYS, RIGHT } from './backwardTile.js';
+import { THREADS } from './choose.js';
+import type { Needs } from './choose.js';
 import { gradientScales, maximaBinding } from './gradientScales.js';
 import { unitCounts } from './halves.js';
 import { storeDq } from './mlaAttentionDq.js';
 import { ROW_COPIERS, clearPadding, fetchRows, keyRows, putRows, stageRows } from './staging.js';
 import type { Copied, Place } from './staging.js';
-import { EDGE, EDGE_UNITS, LANES, byGroup, declareSums, headOfGroup, matrixHead, storeSums } from './wgsl.js';
+import { EDGE, EDGE_UNITS, byGroup, declareSums, headOfGroup, matrixHead, storeRows } from './wgsl.js';
 
-const THREADS = 8 * LANES;
 const KEYS = THREADS / ROW_COPIERS;
 export const ROWS = 128;
 const ROW_GROUPS = 4;
@@ -37,14 +37,12 @@ export const dqOfDsBindings: Binding[] = [
   { name: 'd_q', access: 'write' },
 ];
 
-interface Layout {
+interface Layout extends Needs {
   /** matrices of columns that a subgroup owns */
   own: number;
   keys: Place[];
   ds: Place[];
   arena: number;
-  bytes: number;
-  registers: number;
 }
 
 export function layOutDqOfDs(record: OperandConstants): Layout {
@@ -63,20 +61,10 @@ export function layOutDqOfDs(record: OperandConstants): Layout {
   };
 }
 
-/** More would spill. */
-const mostRegisters = 208;
-
-export function whyNoDqOfDs({ bytes, registers }: Layout, limits: DeviceLimits): string | undefined {
-  if (bytes > limits.maxComputeWorkgroupStorageSize) {
-    return `${bytes} bytes of workgroup memory, the device allows ${limits.maxComputeWorkgroupStorageSize}`;
-  }
-  if (registers > mostRegisters) return `${registers} registers a thread, at most ${mostRegisters}`;
-  return undefined;
-}
-
 export function dqOfDsWgsl(record: OperandConstants): string {
   const layout = layOutDqOfDs(record);
   const { own, keys } = layout;
+  const groups = { rowGroup: 'row_group', columnGroup: 'column_group', columnGroups: COLUMN_GROUPS };
   const { QK8 } = unitCounts(record);
   const binding = (name: string): number => dqOfDsBindings.findIndex((candidate) => candidate.name === name);
   return `
@@ -137,7 +125,7 @@ fn main(
     }
   }
   let factor = u.scale / scales.d_s;
-  ${storeSumsOfRows(layout, storeDq(record))}
+  ${storeRows({ name: 'g', rows: ROWS, rowTiles: ROW_TILES, own, arena: layout.arena, ...groups }, storeDq(record))}
 }
 `;
 }
@@ -189,30 +177,4 @@ ${repeat(ROW_TILES, (r) => `    g${r}_${c} = subgroupMatrixMultiplyAccumulate(w$
 })}
 }`,
   );
-}
-
-/** The sums through the arena in as many rounds as it needs. */
-function storeSumsOfRows({ own, arena }: Layout, store: string): string {
-  const quads = 2 * EDGE_UNITS;
-  const perRound = Math.max(
-    1,
-    Math.min(own, Math.floor((Math.floor(arena / ROWS) - 1) / quads / COLUMN_GROUPS)),
-  );
-  return repeat(Math.ceil(own / perRound), (round) => {
-    const first = round * perRound;
-    const all = [...Array(Math.min(perRound, own - first)).keys()].map((i) => first + i);
-    const width = all.length * quads;
-    const stride = width * COLUMN_GROUPS + 1;
-    return `
-  ${storeSums('g', ROW_TILES, all, `row_group * ${ROW_TILES * EDGE * stride}u + column_group * ${width}u`, stride)}
-  workgroupBarrier();
-  for (var e = tid; e < ROWS * ${width * COLUMN_GROUPS}u; e += THREADS) {
-    let at = e / ${width * COLUMN_GROUPS}u;
-    let c = e % ${width * COLUMN_GROUPS}u;
-    let column = c / ${width}u * ${own * quads}u + ${first * quads}u + c % ${width}u;
-    let value = bitcast<vec4f>(arena[at * ${stride}u + c]);
-    ${store}
-  }
-  workgroupBarrier();`;
-  });
 }

@@ -1,11 +1,9 @@
 /** Tiles of the forward on subgroup matrices: how eight subgroups share rows and columns, and what that takes. */
-import type { PassedOver } from '../../../src/core/register.js';
 import type { DeviceLimits } from '../capabilities.js';
 import { mostSplits } from '../mergeSplits.js';
-import { EDGE, EDGE_UNITS, LANES } from './wgsl.js';
-
-export const SUBGROUPS = 8;
-export const THREADS = SUBGROUPS * LANES;
+import { SUBGROUPS, THREADS, chooseAmong, multiprocessors } from './choose.js';
+import type { MatrixChoice } from './choose.js';
+import { EDGE, EDGE_UNITS } from './wgsl.js';
 
 export interface ForwardCandidate {
   /** keys of a step */
@@ -84,48 +82,13 @@ export function layOutForward(candidate: ForwardCandidate, work: ForwardWork): F
   };
 }
 
-/** Of a large GPU; WebGPU does not tell. */
-const multiprocessors = 132;
-
-/** More would spill. */
-const mostRegisters = 208;
-
-/**
- * The legal tile of the name `prefer`, else the cheapest one, and why each other candidate was passed over; or, as text,
- * why none is legal.
- */
 export function chooseForwardTile(
   work: ForwardWork,
   limits: DeviceLimits,
   prefer?: string,
-): { tile: ForwardTile; passedOver: PassedOver[]; candidates: string[] } | string {
-  const passedOver: PassedOver[] = [];
-  const legal: { name: string; tile: ForwardTile; cost: number }[] = [];
-  for (const candidate of forwardCandidates) {
-    const name = nameOfForward(candidate);
-    const tile = layOutForward(candidate, work);
-    const reason = illegal(tile, limits);
-    if (reason) passedOver.push({ candidate: name, reason });
-    else legal.push({ name, tile, cost: costOf(tile, work) });
-  }
-  if (legal.length === 0)
-    return passedOver.map(({ candidate, reason }) => `${candidate}: ${reason}`).join('; ');
-  legal.sort((a, b) => a.cost - b.cost);
-  const chosen = legal.find(({ name }) => name === prefer) ?? legal[0];
-  for (const { name, cost } of legal) {
-    if (name !== chosen.name) passedOver.push({ candidate: name, reason: `cost ${cost.toFixed(0)}` });
-  }
-  return { tile: chosen.tile, passedOver, candidates: legal.map(({ name }) => name) };
-}
-
-function illegal({ bytes, registers }: ForwardTile, limits: DeviceLimits): string | undefined {
-  const most = Math.min(limits.maxComputeInvocationsPerWorkgroup, limits.maxComputeWorkgroupSizeX);
-  if (THREADS > most) return `${THREADS} threads, the device allows ${most}`;
-  if (bytes > limits.maxComputeWorkgroupStorageSize) {
-    return `${bytes} bytes of workgroup memory, the device allows ${limits.maxComputeWorkgroupStorageSize}`;
-  }
-  if (registers > mostRegisters) return `${registers} registers a thread, at most ${mostRegisters}`;
-  return undefined;
+): MatrixChoice<ForwardTile> | string {
+  const tiles = forwardCandidates.map((candidate) => layOutForward(candidate, work));
+  return chooseAmong(tiles, limits, nameOfForward, (tile) => costOf(tile, work), prefer);
 }
 
 /**

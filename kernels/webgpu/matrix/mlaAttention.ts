@@ -1,14 +1,10 @@
 /**
- * MLAAttention on subgroup matrices, F1-F4 of gradients/README.md with the softmax online (FlashAttention-2,
- * arXiv:2307.08691, algorithm 1), but sums are never rescaled: matrices would have to go through memory for it, and
- * the mere possibility costs registers and half of the speed. A row's reference is the maximum of the first keys that it
- * sees, with room for weights 2^22 times as large. If a row needs more, the workgroup walks a second time, and then it
- * knows the maximum.
+ * MLAAttention on subgroup matrices, F1-F4 of gradients/README.md.
  *
  * Grid: some (batch · key/value heads) × tiles of ROWS packed rows, longest first × splits of the keys.
  * Eight subgroups keep the queries and sums of their rows in matrices and walk over the keys, KEYS at a time:
  *   scores = Q·Kᵀ                  matrices → arena
- *   softmax, THREADS / ROWS threads a row, in base 2        → weights, halves
+ *   softmax, THREADS / ROWS threads a row (onlineSoftmax.ts)  → weights, halves
  *   out += weights·V
  * Keys and values come as halves (halves.ts).
  */
@@ -28,7 +24,18 @@ import type { ForwardConstants } from '../mlaAttention.js';
 import { problemUniforms } from '../problemUniforms.js';
 import { constants, repeat } from '../wgsl.js';
 import { queryUnits, unitCounts } from './halves.js';
-import { THREADS } from './forwardTile.js';
+import { THREADS } from './choose.js';
+import {
+  finishRow,
+  keysOfSplit,
+  meetScores,
+  softmaxConstants,
+  startRow,
+  storeOutput,
+  visibleScores,
+  walkTwice,
+  weightOf,
+} from './onlineSoftmax.js';
 import type { ForwardTile, ForwardWork } from './forwardTile.js';
 import {
   EDGE,
@@ -40,6 +47,7 @@ import {
   headOfGroup,
   loadLefts,
   resetSums,
+  storeRows,
   matrixHead,
   multiplyRows,
   storeSums,
@@ -79,6 +87,7 @@ export function matrixAttentionWgsl(record: ForwardConstants, tile: ForwardTile)
   const binding = (name: string): number => bindings.findIndex((candidate) => candidate.name === name);
   const rows = bindings.map(({ name }) => name).filter((name) => ['q', 'q_rope', 'out'].includes(name));
   const sums = tile.columns / COLUMN_GROUPS;
+  const groups = { rowGroup: 'row_group', columnGroup: 'column_group', columnGroups: COLUMN_GROUPS };
   return `
 ${matrixHead}
 ${operandSizes(record)}
@@ -106,22 +115,12 @@ ${declareLengths(bindings)}
 @group(0) @binding(${binding('halves')}) var<storage, read> halves: array<vec4u>;
 @group(0) @binding(${binding('lse')}) var<storage, read_write> lse: array<f32>;
 var<workgroup> arena: array<vec4u, ${tile.arena}>;
-var<workgroup> factors: array<f32, ROWS>;
-var<workgroup> must_repeat: u32;
+${softmaxConstants}
 ${tileRows}
 ${queryColumns(record)}
 ${visibility}
 ${halvesOf}
 ${queryUnits(record)}
-
-// a product that no key can have; and a score above it and below all that a key can have
-const HIDDEN = -1e30;
-const LEAST = -1e20;
-// in powers of two: how far a row's reference is above the first maximum, and how far a score may be above that
-const HEADROOM = 8.0;
-const ROOM = 14.0;
-// what a half can hold: scores near 1e9 are rounded by more than that
-const MOST_WEIGHT = 15.0;
 
 @compute @workgroup_size(THREADS)
 fn main(
@@ -133,11 +132,7 @@ fn main(
   let tile = Tile(batch, kv_head, q_lengths_of(batch, u.sq), kv_lengths_of(batch, u.skv));
   let first_row = (u.tiles - 1u - group.y) * ROWS;
   let split = group.z % u.splits;
-  let seen = keys_of_rows(tile, first_row, ROWS);
-  let split_size = (tile.kv_length + KEYS * u.splits - 1u) / (KEYS * u.splits) * KEYS;
-  let first_key = max(seen.x / KEYS * KEYS, split * split_size);
-  let end_key = max(first_key, min(seen.y, (split + 1u) * split_size));
-  let steps = (end_key - first_key + KEYS - 1u) / KEYS;
+  ${keysOfSplit}
 
   let row_group = subgroup % ROW_GROUPS;
   let column_group = subgroup / ROW_GROUPS;
@@ -151,43 +146,13 @@ fn main(
   // the threads of a row each look after ROW_PART of its scores
   let row = tid / ROW_THREADS;
   let part = tid % ROW_THREADS;
-  let m = first_row + row;
-  let position = m / GROUP;
-  // the row sees column c if c - band.x < band.y, without signs
-  let lo = band_lo(tile, position);
-  let is_row = position < tile.q_length;
-  let band = vec2u(u32(lo), select(0u, u32(max(0, min(band_hi(tile, position), i32(end_key)) - lo)), is_row));
-  let row_at = SCORES + row * SCORE_STRIDE;
-  let soft_at = row_at + part * (ROW_PART / 4u);
-  let scale = abs(u.scale) * ${Math.LOG2E};
-  var row_max = LEAST;
-  var row_sum = 0.0;
-  var reference = LEAST;
-
-  if (tid == 0u) { must_repeat = 0u; }
+  let soft_at = SCORES + row * SCORE_STRIDE + part * (ROW_PART / 4u);
+  ${startRow}
   ${clearPadding(tile.keys, KEYS, unitCounts(record).QK8)}
   ${clearPadding(tile.values, KEYS, unitCounts(record).DV8)}
-  for (var walk = 0u; walk < 2u; walk++) {
-    ${resetSums('o', ROW_TILES, sums)}
-    row_sum = 0.0;
-    reference = row_max;
-    { ${stageRows(keyRows(record, tile.keys, 'first_key'))} }
-    workgroupBarrier();
-    ${walkKeys(record, tile)}
-    if (row_max > reference + ROOM) { must_repeat = 1u; }
-    if (workgroupUniformLoad(&must_repeat) == 0u) { break; }
-  }
-
-  ${repeat(Math.log2(THREADS / ROWS), (i) => `row_sum += subgroupShuffleXor(row_sum, ${1 << i}u);`)}
-  if (part == 0u) {
-    factors[row] = select(1.0 / row_sum, 0.0, row_sum == 0.0);
-    if (m < u.sq * GROUP) {
-      let at = ((split * u.batch + batch) * u.hq + head_of(tile, m)) * u.sq + position;
-      lse[at] = select((reference + log2(row_sum)) * ${Math.LN2}, u.minus_infinity, row_sum == 0.0);
-    }
-  }
-  let split_start = split * u.batch * u.sq * u.hq * DV;
-  ${storeOut(tile)}
+  ${walkTwice(resetSums('o', ROW_TILES, sums), walkKeys(record, tile))}
+  ${finishRow(THREADS / ROWS, 'part == 0u')}
+  ${storeRows({ name: 'o', rows: ROWS, rowTiles: ROW_TILES, own: sums, arena: tile.arena, ...groups }, storeOutput)}
 }
 `;
 }
@@ -255,6 +220,8 @@ function walkKeys(record: ForwardConstants, tile: ForwardTile): string {
   const nextKeys = keyRows(record, tile.keys, 'next_key');
   const values = valueRows(record, tile.values, 'key');
   return `
+    { ${stageRows(keyRows(record, tile.keys, 'first_key'))} }
+    workgroupBarrier();
     for (var step = 0u; step < steps; step++) {
       let key = first_key + step * KEYS;
       let next_key = min(key + KEYS, end_key - 1u);
@@ -301,14 +268,12 @@ function softmax({ ROWS, KEYS, weights, scores: from }: ForwardTile, key: string
   const at = weights.at === from.at ? 'soft_at' : `WEIGHTS + row * WEIGHT_STRIDE + part * ${part / 8}u`;
   return `
     let column = ${key} + part * ROW_PART - band.x;
-    ${repeat(quads, (i) => `var x${i} = select(vec4f(HIDDEN), bitcast<vec4f>(arena[soft_at + ${i}u]), vec4u(column) + vec4u(${[0, 1, 2, 3].map((c) => `${4 * i + c}u`).join(', ')}) < vec4u(band.y));`)}
+    ${repeat(quads, (i) => `var x${i} = ${visibleScores(`bitcast<vec4f>(arena[soft_at + ${i}u])`, 4 * i)};`)}
     var most = x0;
     ${repeat(quads - 1, (i) => `most = max(most, x${i + 1});`)}
     var part_max = max(max(most.x, most.y), max(most.z, most.w));
-    ${repeat(Math.log2(THREADS / ROWS), (i) => `part_max = max(part_max, subgroupShuffleXor(part_max, ${1 << i}u));`)}
-    row_max = max(row_max, part_max * scale);
-    reference = select(reference, row_max + HEADROOM, reference == LEAST && row_max > LEAST);
-${repeat(quads, (i) => `x${i} = exp2(min(fma(x${i}, vec4f(scale), vec4f(-reference)), vec4f(MOST_WEIGHT)));`)}
+    ${meetScores(THREADS / ROWS)}
+    ${repeat(quads, (i) => `x${i} = ${weightOf(`x${i}`)};`)}
     let sum4 = ${[...Array(quads).keys()].map((i) => `x${i}`).join(' + ')};
     row_sum += (sum4.x + sum4.y) + (sum4.z + sum4.w);
     ${repeat(part / 8, (i) => `arena[${at} + ${i}u] = vec4u(pack2x16float(x${2 * i}.xy), pack2x16float(x${2 * i}.zw), pack2x16float(x${2 * i + 1}.xy), pack2x16float(x${2 * i + 1}.zw));`)}`;
@@ -343,32 +308,4 @@ function addValues({
       weights.stride,
     ),
   );
-}
-
-/** The sums times their factors, through the arena in as many rounds as it needs. */
-function storeOut({ ROWS, ROW_TILES, COLUMN_GROUPS, columns, arena }: ForwardTile): string {
-  const own = columns / COLUMN_GROUPS;
-  const quads = 2 * EDGE_UNITS;
-  const perRound = Math.max(
-    1,
-    Math.min(own, Math.floor((Math.floor(arena / ROWS) - 1) / quads / COLUMN_GROUPS)),
-  );
-  return repeat(Math.ceil(own / perRound), (round) => {
-    const first = round * perRound;
-    const all = [...Array(Math.min(perRound, own - first)).keys()].map((i) => first + i);
-    const width = all.length * quads;
-    const stride = width * COLUMN_GROUPS + 1;
-    return `
-  ${storeSums('o', ROW_TILES, all, `row_group * ${ROW_TILES * EDGE * stride}u + column_group * ${width}u`, stride)}
-  workgroupBarrier();
-  for (var e = tid; e < ROWS * ${width * COLUMN_GROUPS}u; e += THREADS) {
-    let at = e / ${width * COLUMN_GROUPS}u;
-    let c = e % ${width * COLUMN_GROUPS}u;
-    let column = c / ${width}u * ${own * quads}u + ${first * quads}u + c % ${width}u;
-    if (first_row + at < u.sq * GROUP && column < DV4) {
-      out_store(split_start + out_start(tile, first_row + at), column, DV, bitcast<vec4f>(arena[at * ${stride}u + c]) * factors[at]);
-    }
-  }
-  workgroupBarrier();`;
-  });
 }

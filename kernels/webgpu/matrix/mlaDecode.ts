@@ -4,9 +4,9 @@
  *
  * Grid: batch × tiles of ROWS packed rows × splits of the keys. A workgroup reads every key once for all of its rows:
  *   scores = Q·Kᵀ           each subgroup sixteen rows, sixteen keys and a part of the depth; matrices → arena
- *   softmax                 eight threads a row add the parts; weights as halves in the place of the first
+ *   softmax                 eight threads a row add the parts (onlineSoftmax.ts); weights as halves in the place of the first
  *   out += weights·K        each subgroup sixteen rows and a part of the columns, from the very rows that were staged
- * Sums are not rescaled: mlaAttention.ts says why, and what happens instead. Each split writes an output and an lse of
+ * Each split writes an output and an lse of
  * its own; mergeSplits.ts joins them.
  */
 import type { MlaProblem } from '../../../src/core/problem.js';
@@ -24,7 +24,19 @@ import {
 import type { Binding } from '../operands.js';
 import { problemUniforms } from '../problemUniforms.js';
 import { constants, repeat } from '../wgsl.js';
-import { KEYS, KEY_GROUPS, THREADS } from './decodeTile.js';
+import { THREADS } from './choose.js';
+import { KEYS, KEY_GROUPS } from './decodeTile.js';
+import {
+  finishRow,
+  keysOfSplit,
+  meetScores,
+  softmaxConstants,
+  startRow,
+  storeOutput,
+  visibleScores,
+  walkTwice,
+  weightOf,
+} from './onlineSoftmax.js';
 import type { DecodeTile, DecodeWork } from './decodeTile.js';
 import { queryUnits, unitCounts } from './halves.js';
 import { ROW_COPIERS, clearPadding, fetchRows, putRows, stageRows } from './staging.js';
@@ -40,6 +52,7 @@ import {
   matrixHead,
   multiplyRows,
   resetSums,
+  storeRows,
   storeSums,
 } from './wgsl.js';
 
@@ -73,7 +86,8 @@ export function matrixDecodeWork(problem: MlaProblem): DecodeWork {
 }
 
 export function matrixDecodeWgsl(record: ForwardConstants, tile: DecodeTile): string {
-  const { ROWS, ROW_GROUPS, own } = tile;
+  const { ROWS, ROW_GROUPS, COLUMN_GROUPS, own } = tile;
+  const groups = { rowGroup: 'row_group', columnGroup: 'column_group', columnGroups: COLUMN_GROUPS };
   const bindings = matrixDecodeBindings(record);
   const binding = (name: string): number => bindings.findIndex((candidate) => candidate.name === name);
   const inHalves = record.IS_PACKED === 1 ? ['k', 'k_rope'] : [];
@@ -108,21 +122,13 @@ ${inHalves
   .join('\n')}
 @group(0) @binding(${binding('lse')}) var<storage, read_write> lse: array<f32>;
 var<workgroup> arena: array<vec4u, ${tile.arena}>;
-var<workgroup> factors: array<f32, ROWS>;
-var<workgroup> must_repeat: u32;
+${softmaxConstants}
 ${tileRows}
 ${queryColumns(record)}
 ${visibility}
 ${halvesOf}
 ${queryUnits(record)}
 ${cacheUnits(record)}
-
-// as in mlaAttention.ts
-const HIDDEN = -1e30;
-const LEAST = -1e20;
-const HEADROOM = 8.0;
-const ROOM = 14.0;
-const MOST_WEIGHT = 15.0;
 
 @compute @workgroup_size(THREADS)
 fn main(
@@ -133,11 +139,7 @@ fn main(
   let tile = Tile(batch, 0u, u.sq, kv_lengths_of(batch, u.skv));
   let first_row = group.y * ROWS;
   let split = group.z;
-  let seen = keys_of_rows(tile, first_row, ROWS);
-  let split_size = (tile.kv_length + KEYS * u.splits - 1u) / (KEYS * u.splits) * KEYS;
-  let first_key = max(seen.x / KEYS * KEYS, split * split_size);
-  let end_key = max(first_key, min(seen.y, (split + 1u) * split_size));
-  let steps = (end_key - first_key + KEYS - 1u) / KEYS;
+  ${keysOfSplit}
 
   let row_group = subgroup % ROW_GROUPS;
   let column_group = subgroup / ROW_GROUPS;
@@ -152,50 +154,12 @@ fn main(
   // the first threads each look after four scores of a row
   let row = min(tid / ROW_THREADS, ROWS - 1u);
   let part = tid % ROW_THREADS;
-  let m = first_row + row;
-  let visible = keys_of_rows(tile, m, 1u);
-  let band = vec2u(visible.x, max(visible.x, min(visible.y, end_key)) - visible.x);
   let soft_at = SCORES + row * SCORE_STRIDE + part;
-  let scale = abs(u.scale) * ${Math.LOG2E};
-  var row_max = LEAST;
-  var row_sum = 0.0;
-  var reference = LEAST;
-
-  if (tid == 0u) { must_repeat = 0u; }
+  ${startRow}
   ${clearPadding(tile.cache, KEYS, QK8)}
-  for (var walk = 0u; walk < 2u; walk++) {
-    ${resetSums('o', 1, own)}
-    row_sum = 0.0;
-    reference = row_max;
-    { ${stageRows(cacheRows(record, tile, 'first_key'))} }
-    workgroupBarrier();
-    for (var step = 0u; step < steps; step++) {
-      let key = first_key + step * KEYS;
-      let next_key = min(key + KEYS, end_key - 1u);
-      ${scores(tile)}
-      workgroupBarrier();
-      ${fetchRows(cacheRows(record, tile, 'next_key'))}
-      if (subgroup < SOFT_SUBGROUPS) { ${softmax(tile)} }
-      workgroupBarrier();
-      ${addLatents(tile)}
-      workgroupBarrier();
-      ${putRows(cacheRows(record, tile, 'next_key'))}
-      workgroupBarrier();
-    }
-    if (row_max > reference + ROOM) { must_repeat = 1u; }
-    if (workgroupUniformLoad(&must_repeat) == 0u) { break; }
-  }
-
-  ${repeat(Math.log2(KEYS / 4), (i) => `row_sum += subgroupShuffleXor(row_sum, ${1 << i}u);`)}
-  if (part == 0u && tid < ROWS * ROW_THREADS) {
-    factors[row] = select(1.0 / row_sum, 0.0, row_sum == 0.0);
-    if (m < u.sq * GROUP) {
-      let at = ((split * u.batch + batch) * u.hq + head_of(tile, m)) * u.sq + m / GROUP;
-      lse[at] = select((reference + log2(row_sum)) * ${Math.LN2}, u.minus_infinity, row_sum == 0.0);
-    }
-  }
-  let split_start = split * u.batch * u.sq * u.hq * DV;
-  ${storeOut(tile)}
+  ${walkTwice(resetSums('o', 1, own), walkKeys(record, tile))}
+  ${finishRow(KEYS / 4, 'part == 0u && tid < ROWS * ROW_THREADS')}
+  ${storeRows({ name: 'o', rows: ROWS, rowTiles: 1, own, arena: tile.arena, ...groups }, storeOutput)}
 }
 `;
 }
@@ -267,6 +231,26 @@ function loadQueries(record: ForwardConstants, { ROWS, cache, ownSteps }: Decode
   workgroupBarrier();`;
 }
 
+function walkKeys(record: ForwardConstants, tile: DecodeTile): string {
+  const next = cacheRows(record, tile, 'next_key');
+  return `
+    { ${stageRows(cacheRows(record, tile, 'first_key'))} }
+    workgroupBarrier();
+    for (var step = 0u; step < steps; step++) {
+      let key = first_key + step * KEYS;
+      let next_key = min(key + KEYS, end_key - 1u);
+      ${scores(tile)}
+      workgroupBarrier();
+      ${fetchRows(next)}
+      if (subgroup < SOFT_SUBGROUPS) { ${softmax(tile)} }
+      workgroupBarrier();
+      ${addLatents(tile)}
+      workgroupBarrier();
+      ${putRows(next)}
+      workgroupBarrier();
+    }`;
+}
+
 /** F1: a part of the depth of sixteen rows with sixteen keys. */
 function scores({ COLUMN_GROUPS, cache, steps, ownSteps, scores: to }: DecodeTile): string {
   return byGroup('column_group', COLUMN_GROUPS, (group) => {
@@ -290,12 +274,10 @@ function softmax({ DEPTH_GROUPS }: DecodeTile): string {
   );
   return `
     let column = key + part * 4u - band.x;
-    var x = select(vec4f(HIDDEN), ${parts.join(' + ')}, vec4u(column) + vec4u(0u, 1u, 2u, 3u) < vec4u(band.y));
+    var x = ${visibleScores(parts.join(' + '), 0)};
     var part_max = max(max(x.x, x.y), max(x.z, x.w));
-    ${repeat(Math.log2(KEYS / 4), (i) => `part_max = max(part_max, subgroupShuffleXor(part_max, ${1 << i}u));`)}
-    row_max = max(row_max, part_max * scale);
-    reference = select(reference, row_max + HEADROOM, reference == LEAST && row_max > LEAST);
-    x = exp2(min(fma(x, vec4f(scale), vec4f(-reference)), vec4f(MOST_WEIGHT)));
+    ${meetScores(KEYS / 4)}
+    x = ${weightOf('x')};
     row_sum += (x.x + x.y) + (x.z + x.w);
     let four = vec2u(pack2x16float(x.xy), pack2x16float(x.zw));
     let eight = vec4u(four, subgroupShuffleXor(four, 1u));
@@ -319,28 +301,4 @@ function addLatents({ COLUMN_GROUPS, own, cache, scores: weights }: DecodeTile):
       weights.stride,
     ),
   );
-}
-
-/** The sums times their factors, through the arena in as many rounds as it needs. */
-function storeOut({ ROWS, COLUMN_GROUPS: groups, own, arena }: DecodeTile): string {
-  const quads = 2 * EDGE_UNITS;
-  const perRound = Math.max(1, Math.min(own, Math.floor((Math.floor(arena / ROWS) - 1) / quads / groups)));
-  return repeat(Math.ceil(own / perRound), (round) => {
-    const first = round * perRound;
-    const all = [...Array(Math.min(perRound, own - first)).keys()].map((i) => first + i);
-    const width = all.length * quads;
-    const stride = width * groups + 1;
-    return `
-  ${storeSums('o', 1, all, `row_group * ${EDGE * stride}u + column_group * ${width}u`, stride)}
-  workgroupBarrier();
-  for (var e = tid; e < ROWS * ${width * groups}u; e += THREADS) {
-    let at = e / ${width * groups}u;
-    let c = e % ${width * groups}u;
-    let column = c / ${width}u * ${own * quads}u + ${first * quads}u + c % ${width}u;
-    if (first_row + at < u.sq * GROUP && column < DV4) {
-      out_store(split_start + out_start(tile, first_row + at), column, DV, bitcast<vec4f>(arena[at * ${stride}u + c]) * factors[at]);
-    }
-  }
-  workgroupBarrier();`;
-  });
 }

@@ -6,12 +6,13 @@ import { lanesFor } from '../capabilities.js';
 import type { Capabilities } from '../capabilities.js';
 import { forwardConstants } from '../mlaAttention.js';
 import { operandConstants } from '../operands.js';
-import { LEFT, RIGHT, whyNoBackward } from './backwardTile.js';
+import { LEFT, RIGHT } from './backwardTile.js';
 import type { BackwardTile } from './backwardTile.js';
+import { whyIllegal } from './choose.js';
 import { KEYS, chooseDecodeTile, nameOfDecode, splitsOfDecode } from './decodeTile.js';
 import { matrixDecodeBindings, matrixDecodeWgsl, matrixDecodeWork } from './mlaDecode.js';
 import { gradientMaximaWgsl, maximaBindings, maximaGroups, maximaSize } from './gradientScales.js';
-import { ROWS, dqOfDsBindings, dqOfDsWgsl, layOutDqOfDs, whyNoDqOfDs } from './dqOfDs.js';
+import { ROWS, dqOfDsBindings, dqOfDsWgsl, layOutDqOfDs } from './dqOfDs.js';
 import { dsRowUnits, matrixDkvBindings, matrixDkvTile, matrixDkvWgsl } from './mlaAttentionDkv.js';
 import { matrixDqBindings, matrixDqTile, matrixDqWgsl } from './mlaAttentionDq.js';
 import { named } from '../namedShader.js';
@@ -124,7 +125,7 @@ export function planMatrixDq(
 ): KernelPlan | string {
   const record = operandConstants(problem);
   const tile = matrixDqTile(record);
-  const reason = whyNoBackward(tile, device.limits);
+  const reason = whyIllegal(tile, device.limits);
   if (reason) return reason;
   const main = named(kernel, { LANE: 'T3', ...record }, matrixDqBindings, () => matrixDqWgsl(record));
   const tiles = tilesOf(problem, LEFT);
@@ -138,7 +139,7 @@ export function planMatrixDkv(
 ): KernelPlan | string {
   const record = { ...operandConstants(problem), KEEPS_DS: 0 };
   const tile = matrixDkvTile(record);
-  const reason = whyNoBackward(tile, device.limits);
+  const reason = whyIllegal(tile, device.limits);
   if (reason) return reason;
   const main = named(kernel, { LANE: 'T3', ...record }, matrixDkvBindings(record), () =>
     matrixDkvWgsl(record),
@@ -176,8 +177,7 @@ function planBackwardAnew(problem: MlaProblem, device: Capabilities): MatrixBack
   const operands = operandConstants(problem);
   const record = { ...operands, KEEPS_DS: 1 };
   const tile = matrixDkvTile(record);
-  if (whyNoBackward(tile, device.limits) ?? whyNoDqOfDs(layOutDqOfDs(operands), device.limits))
-    return undefined;
+  if (whyIllegal(tile, device.limits) ?? whyIllegal(layOutDqOfDs(operands), device.limits)) return undefined;
   const { b, hkv, skv } = problem;
   const headBytes = 16 * skv * dsRowUnits(problem);
   const heads = Math.min(b * hkv, Math.floor(mostDsBytes / headBytes));

@@ -138,6 +138,49 @@ export function resetSums(name: string, rows: number, columns: number): string {
   return repeat(rows * columns, (i) => `${name}${Math.floor(i / columns)}_${i % columns} = Sums();`);
 }
 
+/** Sums of `rows` rows, of which each subgroup has `rowTiles` times sixteen, and `own` matrices of their columns. */
+export interface Held {
+  name: string;
+  rows: number;
+  rowTiles: number;
+  own: number;
+  columnGroups: number;
+  /** units of the arena */
+  arena: number;
+  /** WGSL variables: which rows a subgroup has, and which columns */
+  rowGroup: string;
+  columnGroup: string;
+}
+
+/**
+ * The sums through the arena in as many rounds as it needs: `store` is WGSL that writes `value`, column `column` (in
+ * vec4) of row `at` of the tile. It begins when nobody reads the arena any more.
+ */
+export function storeRows(held: Held, store: string): string {
+  const { name, rows, rowTiles, own, columnGroups, arena, rowGroup, columnGroup } = held;
+  const quads = 2 * EDGE_UNITS;
+  const most = Math.floor((Math.floor(arena / rows) - 1) / quads / columnGroups);
+  const perRound = Math.max(1, Math.min(own, most));
+  return repeat(Math.ceil(own / perRound), (round) => {
+    const first = round * perRound;
+    const all = [...Array(Math.min(perRound, own - first)).keys()].map((i) => first + i);
+    const width = all.length * quads;
+    const stride = width * columnGroups + 1;
+    const place = `${rowGroup} * ${rowTiles * EDGE * stride}u + ${columnGroup} * ${width}u`;
+    return `
+  ${storeSums(name, rowTiles, all, place, stride)}
+  workgroupBarrier();
+  for (var e = tid; e < ${rows * width * columnGroups}u; e += THREADS) {
+    let at = e / ${width * columnGroups}u;
+    let c = e % ${width * columnGroups}u;
+    let column = c / ${width}u * ${own * quads}u + ${first * quads}u + c % ${width}u;
+    let value = bitcast<vec4f>(arena[at * ${stride}u + c]);
+    ${store}
+  }
+  workgroupBarrier();`;
+  });
+}
+
 /** `body(group)` for the value of the WGSL variable `name`, as a chain of branches: offsets in them are constants. */
 export function byGroup(name: string, groups: number, body: (group: number) => string): string {
   if (groups === 1) return body(0);
