@@ -149,7 +149,9 @@ describe('wasm', () => {
   });
 
   describe('with a backend that hides its memory', () => {
-    const kernels = Object.keys(signatures) as ComparedKernel[];
+    const kernels = (Object.keys(signatures) as ComparedKernel[]).filter((name) =>
+      tf.getKernel(name, 'wasm'),
+    );
     for (const kernel of kernels) {
       it(`copies, with the same results: ${kernel}`, async () => {
         await withMembers({ asm: { ...moduleOf().asm, memory: undefined } }, async () => {

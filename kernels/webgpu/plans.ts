@@ -51,7 +51,7 @@ export interface KernelPlan {
   cut: Cut;
   grid: Grid;
   passedOver: PassedOver[];
-  /** its own name, and those of its lane that would run too, the usual one first */
+  /** its own name; those of its lane that would run too, the usual one first, and the usual ones of lanes behind it */
   candidate: string;
   candidates: string[];
   main: NamedShader;
@@ -92,12 +92,21 @@ function firstLane(
       continue;
     }
     const isWinner = known.candidate === finding?.winner;
-    const later = order.slice(order.indexOf(lane) + 1).map((candidate) => ({
+    const others = order.slice(order.indexOf(lane) + 1);
+    const later = others.map((candidate) => ({
       candidate,
       reason: isWinner ? `${lane} was faster when it was timed` : `${lane} goes first`,
     }));
     const all = [...passedOver, ...later, ...known.passedOver];
-    return { ...known, passedOver: withTimes(all, known.candidate, finding) };
+    // of the lanes behind it the tuner times the usual candidate
+    const usual = others
+      .map((other) => plan(other))
+      .flatMap((other) => (typeof other === 'string' ? [] : [other.candidate]));
+    return {
+      ...known,
+      candidates: [...known.candidates, ...usual],
+      passedOver: withTimes(all, known.candidate, finding),
+    };
   }
   fail(kernel, passedOver.map(({ candidate, reason }) => `${candidate}: ${reason}`).join('; '));
 }
