@@ -51,9 +51,11 @@ export class PeerProgram {
       Object.assign(this.versions, answer.versions);
       return answer.results;
     } catch (error) {
-      const { code, stderr, message } = error as Error & { code?: unknown; stderr?: string };
+      const { code, signal, stderr } = error as { code?: unknown; signal?: string; stderr?: string };
       if (code === 'ENOENT') return skip((this.absence = `there is no ${this.command}`));
-      return skip(errorLine(stderr ?? '') || lastLine(message));
+      return skip(
+        errorLine(stderr ?? '') || `ended by ${signal ?? `code ${String(code)}`} without an answer`,
+      );
     }
   }
 }
