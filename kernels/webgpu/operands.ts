@@ -110,12 +110,16 @@ fn out_start(tile: Tile, m: u32) -> u32 {
   return tile.batch * u.out_b + (m / GROUP) * u.out_s + head_of(tile, m) * u.out_h;
 }`;
 
+/** `q_start(tile, m)`: where a packed row begins in q, and in dQ. */
+export const queryStart = `
+fn q_start(tile: Tile, m: u32) -> u32 {
+  return tile.batch * u.q_b + (m / GROUP) * u.q_s + head_of(tile, m) * u.q_h;
+}`;
+
 /** `q_column(tile, m, c)`: column c of a row of queries, 0 where the row or the column does not exist. */
 export function queryColumns({ DR, IS_DECODE }: OperandConstants): string {
   return `
-fn q_start(tile: Tile, m: u32) -> u32 {
-  return tile.batch * u.q_b + (m / GROUP) * u.q_s + head_of(tile, m) * u.q_h;
-}
+${queryStart}
 
 ${DR === 0 ? '' : IS_DECODE ? ropeOfQApart : ropeOfQInside}
 

@@ -21,6 +21,7 @@ import type { BackwardTile, BackwardWork } from './backwardTile.js';
 import { THREADS } from './choose.js';
 import { gradientScales, maximaBinding } from './gradientScales.js';
 import { unitCounts } from './halves.js';
+import { visibleOr } from './onlineSoftmax.js';
 import {
   ROW_COPIERS,
   clearPadding,
@@ -84,7 +85,7 @@ export function backwardInputs(halves: Binding['access']): Binding[] {
 }
 
 /** The access of a binding, as WGSL. */
-export function accessOf(bindings: Binding[], name: string): string {
+function accessOf(bindings: Binding[], name: string): string {
   return bindings.find((binding) => binding.name === name)?.access === 'write' ? 'read_write' : 'read';
 }
 
@@ -121,7 +122,7 @@ var<workgroup> arena: array<vec4u, ${tile.arena}>;
 const P_SHIFT = 8.0;`;
 }
 
-/** Where this thread and its subgroup are. Needs batch, tile. */
+/** Where this thread and its subgroup are. Needs tid, subgroup. */
 export const placeBackward = `
   let copy_row = tid / ROW_COPIERS;
   let copy_unit = tid % ROW_COPIERS;
@@ -173,7 +174,7 @@ export interface Walk {
   keep?: string;
 }
 
-/** The walk over the right rows, `steps` of them from `first_right` on; `sums` adds what a step brings. */
+/** The walk over the right rows, `steps` times RIGHT of them from `first_right` on. Needs band, scale, d_s_scale. */
 export function walkRight(tile: BackwardTile, walk: Walk, isDkv: boolean): string {
   const staged = (row: string): Copied[] => [
     ...walk.side.first(tile.first, row),
@@ -227,10 +228,11 @@ function weights({ lse, delta, keep = '' }: Walk, isDkv: boolean): string {
   return `
     let column = right + part * 8u - band.x;
     ${repeat(2, (i) => {
-      const columns = [0, 1, 2, 3].map((c) => `${4 * i + c}u`).join(', ');
+      const p = `exp2(min(fma(bitcast<vec4f>(arena[SCORES + soft_at + ${i}u]), vec4f(scale), ${lse[i]}), vec4f(P_SHIFT)))`;
+      const dS = `p${i} * fma(bitcast<vec4f>(arena[D_P + soft_at + ${i}u]), vec4f(d_s_scale), ${delta[i]})`;
       return `
-    let p${i} = select(vec4f(0.0), exp2(min(fma(bitcast<vec4f>(arena[SCORES + soft_at + ${i}u]), vec4f(scale), ${lse[i]}), vec4f(P_SHIFT))), vec4u(column) + vec4u(${columns}) < vec4u(band.y));
-    let ds${i} = select(vec4f(0.0), p${i} * fma(bitcast<vec4f>(arena[D_P + soft_at + ${i}u]), vec4f(d_s_scale), ${delta[i]}), vec4u(column) + vec4u(${columns}) < vec4u(band.y));`;
+    let p${i} = ${visibleOr('0.0', p, 4 * i)};
+    let ds${i} = ${visibleOr('0.0', dS, 4 * i)};`;
     })}
     let d_s = vec4u(pack2x16float(ds0.xy), pack2x16float(ds0.zw), pack2x16float(ds1.xy), pack2x16float(ds1.zw));
     ${

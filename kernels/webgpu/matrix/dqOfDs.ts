@@ -7,7 +7,7 @@
  * next is put into the one while the other is multiplied.
  */
 import type { Binding, OperandConstants } from '../operands.js';
-import { declareRows, operandSizes, tileRows, visibility, widthOf } from '../operands.js';
+import { declareRows, operandSizes, queryStart, tileRows, visibility, widthOf } from '../operands.js';
 import { readStats } from '../packStats.js';
 import { problemUniforms } from '../problemUniforms.js';
 import { constants, repeat } from '../wgsl.js';
@@ -81,9 +81,7 @@ ${visibility}
 ${gradientScales(maximaBinding(dqOfDsBindings), THREADS)}
 var<workgroup> arena: array<vec4u, ${layout.arena}>;
 
-fn q_start(tile: Tile, m: u32) -> u32 {
-  return tile.batch * u.q_b + (m / GROUP) * u.q_s + head_of(tile, m) * u.q_h;
-}
+${queryStart}
 
 // dS of a key with eight rows; …Dkv has written whole steps of rows for whole tiles of keys, and nothing else
 fn ds_unit(tile: Tile, at: u32, j: u32, m: u32) -> vec4u {

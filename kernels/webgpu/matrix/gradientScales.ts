@@ -24,10 +24,12 @@ export const maximaSize = 4 * PARTS;
 const ROW_THREADS = 8;
 const GROUP_ROWS = THREADS / ROW_THREADS;
 
-export function maximaBindings({ IS_DECODE }: OperandConstants): Binding[] {
-  const names = ['d_out', IS_DECODE ? 'k' : 'v', 'stats'];
-  return [...names.map((name): Binding => ({ name, access: 'read' })), { name: 'maxima', access: 'write' }];
-}
+export const maximaBindings: Binding[] = [
+  { name: 'd_out', access: 'read' },
+  { name: 'v', access: 'read' },
+  { name: 'stats', access: 'read' },
+  { name: 'maxima', access: 'write' },
+];
 
 export function maximaBinding(bindings: Binding[]): number {
   return bindings.findIndex(({ name }) => name === 'maxima');
@@ -38,12 +40,11 @@ export function maximaGroups({ b, hq, sq }: MlaProblem): number {
 }
 
 export function gradientMaximaWgsl(record: OperandConstants): string {
-  const bindings = maximaBindings(record);
   return `
 ${operandSizes(record)}
 ${constants({ THREADS, PARTS, ROW_THREADS, GROUP_ROWS })}
-${problemUniforms(bindings.length)}
-${declareRows(bindings, ['d_out', record.IS_DECODE ? 'k' : 'v'], widthOf(record))}
+${problemUniforms(maximaBindings.length)}
+${declareRows(maximaBindings, ['d_out', 'v'], widthOf(record))}
 ${tileRows}
 ${valueColumns(record)}
 ${dOutColumn}

@@ -1,5 +1,5 @@
 /**
- * The operands as halves, in rows of units: what the shaders on subgroup matrices stage. One dispatch converts
+ * The operands of MLAAttention as halves, in rows of units: what the shaders on subgroup matrices stage. One dispatch converts
  * whatever layout the tensors have, so that the main shaders know none.
  *
  * Regions of one buffer, each [batch, head of its own, row, units]: k [b, hkv, skv, DN8], k_rope [b, skv, DR8],
@@ -65,15 +65,15 @@ export function halvesBindings(record: HalvesConstants): Binding[] {
 
 /** Where each region begins, in units, and how many units there are in all. */
 export function regionsOf(
-  { b, hkv, sq, skv, hq, dn, dr, dv, op }: MlaProblem,
+  { b, hkv, sq, skv, hq, dn, dr, dv }: MlaProblem,
   isBackward: boolean,
 ): { regions: Partial<Record<Region, number>>; units: number } {
   const { DN8, DR8, QK8, DV8 } = unitCounts({ DN: dn, DR: dr, DV: dv });
   const sizes: [Region, number][] = [
     ['k', b * hkv * skv * DN8],
     ['k_rope', b * skv * DR8],
+    ['v', b * hkv * skv * DV8],
   ];
-  if (op === 'mlaAttention') sizes.push(['v', b * hkv * skv * DV8]);
   if (isBackward) sizes.push(['q', b * hq * sq * QK8], ['d_out', b * hq * sq * DV8]);
   const regions: Partial<Record<Region, number>> = {};
   let units = 0;
@@ -81,8 +81,6 @@ export function regionsOf(
     regions[region] = units;
     units += size;
   }
-  // the latent is key and value
-  if (op === 'mlaDecode') regions.v = regions.k;
   return { regions, units };
 }
 
@@ -95,7 +93,7 @@ export function halvesGrid(
 }
 
 export function packHalvesWgsl(record: HalvesConstants): string {
-  const { DN, DR, IS_DECODE, IS_BACKWARD } = record;
+  const { DN, DR, IS_BACKWARD } = record;
   const bindings = halvesBindings(record);
   const apart = ['stats', 'maxima', 'q_lengths', 'kv_lengths', 'halves'];
   const rows = bindings.map(({ name }) => name).filter((name) => !apart.includes(name));
@@ -127,7 +125,7 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) ti
 
   ${DN > 0 ? packNope : ''}
   ${DR > 0 ? packRope : ''}
-  ${IS_DECODE ? '' : packValues}
+  ${packValues}
   ${IS_BACKWARD ? packRows(record) : ''}
 }
 ${IS_BACKWARD ? queryUnits(record) : ''}
@@ -140,8 +138,7 @@ fn nope_of_k(tile: Tile, j: u32, c: u32) -> vec4f {
 }
 
 function operandColumnsOf(record: HalvesConstants): string {
-  const columns = [operandSizes(record), tileRows, keyColumns(record)];
-  if (!record.IS_DECODE) columns.push(valueColumns(record));
+  const columns = [operandSizes(record), tileRows, keyColumns(record), valueColumns(record)];
   if (record.IS_BACKWARD) columns.push(queryColumns(record), dOutColumn);
   return columns.join('\n');
 }

@@ -32,7 +32,7 @@ import {
   softmaxConstants,
   startRow,
   storeOutput,
-  visibleScores,
+  visibleOr,
   walkTwice,
   weightOf,
 } from './onlineSoftmax.js';
@@ -55,9 +55,7 @@ import {
 import { ROW_COPIERS, clearPadding, fetchRows, keyRows, putRows, stageRows, valueRows } from './staging.js';
 
 export function matrixForwardBindings(record: ForwardConstants): Binding[] {
-  const names = ['q'];
-  if (record.IS_DECODE && record.DR > 0) names.push('q_rope');
-  names.push('halves');
+  const names = ['q', 'halves'];
   if (record.HAS_Q_LENGTHS) names.push('q_lengths');
   if (record.HAS_KV_LENGTHS) names.push('kv_lengths');
   return [
@@ -85,7 +83,6 @@ export function matrixAttentionWgsl(record: ForwardConstants, tile: ForwardTile)
   const { ROWS, ROW_TILES, COLUMN_GROUPS, KEYS, ROW_GROUPS } = tile;
   const bindings = matrixForwardBindings(record);
   const binding = (name: string): number => bindings.findIndex((candidate) => candidate.name === name);
-  const rows = bindings.map(({ name }) => name).filter((name) => ['q', 'q_rope', 'out'].includes(name));
   const sums = tile.columns / COLUMN_GROUPS;
   const groups = { rowGroup: 'row_group', columnGroup: 'column_group', columnGroups: COLUMN_GROUPS };
   return `
@@ -110,7 +107,7 @@ ${constants({
   GROUP_SCORES: KEYS / 4 / COLUMN_GROUPS,
 })}
 ${problemUniforms(bindings.length)}
-${declareRows(bindings, rows, widthOf(record))}
+${declareRows(bindings, ['q', 'out'], widthOf(record))}
 ${declareLengths(bindings)}
 @group(0) @binding(${binding('halves')}) var<storage, read> halves: array<vec4u>;
 @group(0) @binding(${binding('lse')}) var<storage, read_write> lse: array<f32>;
@@ -268,7 +265,7 @@ function softmax({ ROWS, KEYS, weights, scores: from }: ForwardTile, key: string
   const at = weights.at === from.at ? 'soft_at' : `WEIGHTS + row * WEIGHT_STRIDE + part * ${part / 8}u`;
   return `
     let column = ${key} + part * ROW_PART - band.x;
-    ${repeat(quads, (i) => `var x${i} = ${visibleScores(`bitcast<vec4f>(arena[soft_at + ${i}u])`, 4 * i)};`)}
+    ${repeat(quads, (i) => `var x${i} = ${visibleOr('HIDDEN', `bitcast<vec4f>(arena[soft_at + ${i}u])`, 4 * i)};`)}
     var most = x0;
     ${repeat(quads - 1, (i) => `most = max(most, x${i + 1});`)}
     var part_max = max(max(most.x, most.y), max(most.z, most.w));

@@ -1,7 +1,8 @@
 /**
  * MLAAttentionDkv on subgroup matrices, B2, B3, B5-B7 of gradients/README.md; the steps are in backward.ts.
  * Grid: some (batch · key/value heads) × tiles of LEFT keys; under a causal mask the first have most rows to see.
- * With KEEPS_DS dSᵀ is kept for dqOfDs.ts, [head of the dispatch, key, packed rows] in halves. The heads' shares of dKRope go to `d_k_rope_shares`, one behind the other, and sumParts.ts adds them.
+ * With KEEPS_DS dSᵀ is kept for dqOfDs.ts, [head of the dispatch, key, packed rows] in halves. The heads' shares of
+ * dKRope go to `d_k_rope_shares`, one behind the other, and sumParts.ts adds them.
  */
 import type { MlaProblem } from '../../../src/core/problem.js';
 import type { Binding, OperandConstants } from '../operands.js';
@@ -49,8 +50,8 @@ export function matrixDkvWgsl(record: DkvConstants): string {
 ${backwardHead(record, tile, bindings, written)}
 ${record.KEEPS_DS ? `@group(0) @binding(${ds}) var<storage, read_write> ds: array<vec4u>;` : ''}
 // −lse and −delta of the staged rows, as the weights want them
-var<workgroup> lse_of_right: array<vec4f, ${32 / 4}>;
-var<workgroup> delta_of_right: array<vec4f, ${32 / 4}>;
+var<workgroup> lse_of_right: array<vec4f, ${RIGHT / 4}>;
+var<workgroup> delta_of_right: array<vec4f, ${RIGHT / 4}>;
 
 @compute @workgroup_size(THREADS)
 fn main(

@@ -2,6 +2,7 @@
  * MLAAttentionDq on subgroup matrices, B2-B4 of gradients/README.md; the steps are in backward.ts.
  * Grid: some (batch · key/value heads) × tiles of LEFT packed rows, longest first.
  */
+import { queryStart } from '../operands.js';
 import type { Binding, OperandConstants } from '../operands.js';
 import {
   backwardHead,
@@ -29,9 +30,7 @@ export function matrixDqWgsl(record: OperandConstants): string {
   return `
 ${backwardHead(record, tile, matrixDqBindings, ['d_q'])}
 
-fn q_start(tile: Tile, m: u32) -> u32 {
-  return tile.batch * u.q_b + (m / GROUP) * u.q_s + head_of(tile, m) * u.q_h;
-}
+${queryStart}
 
 @compute @workgroup_size(THREADS)
 fn main(

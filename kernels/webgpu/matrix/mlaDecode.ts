@@ -33,7 +33,7 @@ import {
   softmaxConstants,
   startRow,
   storeOutput,
-  visibleScores,
+  visibleOr,
   walkTwice,
   weightOf,
 } from './onlineSoftmax.js';
@@ -274,7 +274,7 @@ function softmax({ DEPTH_GROUPS }: DecodeTile): string {
   );
   return `
     let column = key + part * 4u - band.x;
-    var x = ${visibleScores(parts.join(' + '), 0)};
+    var x = ${visibleOr('HIDDEN', parts.join(' + '), 0)};
     var part_max = max(max(x.x, x.y), max(x.z, x.w));
     ${meetScores(KEYS / 4)}
     x = ${weightOf('x')};

@@ -39,10 +39,10 @@ export const startRow = `
   var reference = LEAST;
   if (tid == 0u) { must_repeat = 0u; }`;
 
-/** Four scores from column `column` + first on, hidden where the row does not see the key. */
-export function visibleScores(scores: string, first: number): string {
+/** Four numbers from column `column` + first on, `hidden` where they are not in the row's band. */
+export function visibleOr(hidden: string, values: string, first: number): string {
   const columns = [0, 1, 2, 3].map((c) => `${first + c}u`).join(', ');
-  return `select(vec4f(HIDDEN), ${scores}, vec4u(column) + vec4u(${columns}) < vec4u(band.y))`;
+  return `select(vec4f(${hidden}), ${values}, vec4u(column) + vec4u(${columns}) < vec4u(band.y))`;
 }
 
 /** The row's maximum and reference, from the maximum `part_max` of each of its `threads` threads. */

@@ -9,7 +9,7 @@ import { operandConstants } from '../operands.js';
 import { LEFT, RIGHT } from './backwardTile.js';
 import type { BackwardTile } from './backwardTile.js';
 import { whyIllegal } from './choose.js';
-import { KEYS, chooseDecodeTile, nameOfDecode, splitsOfDecode } from './decodeTile.js';
+import { KEYS as DECODE_KEYS, chooseDecodeTile, nameOfDecode, splitsOfDecode } from './decodeTile.js';
 import { matrixDecodeBindings, matrixDecodeWgsl, matrixDecodeWork } from './mlaDecode.js';
 import { gradientMaximaWgsl, maximaBindings, maximaGroups, maximaSize } from './gradientScales.js';
 import { ROWS, dqOfDsBindings, dqOfDsWgsl, layOutDqOfDs } from './dqOfDs.js';
@@ -62,14 +62,13 @@ export function planMatrixForward(
   const chosen = chooseForwardTile(work, device.limits, prefer);
   if (typeof chosen === 'string') return chosen;
   const { tile, passedOver, candidates } = chosen;
-  const { ROW_TILES, COLUMN_GROUPS } = tile;
+  const { ROWS, KEYS, ROW_TILES, COLUMN_GROUPS, bytes, registers } = tile;
   const main = named(
     kernel,
     { LANE: 'T3', ...record, KEYS, ROW_TILES, COLUMN_GROUPS },
     matrixForwardBindings(record),
     () => matrixAttentionWgsl(record, tile),
   );
-  const { ROWS, bytes, registers } = tile;
   const tiles = tilesOf(problem, ROWS);
   const splits = splitsOfForward(tile, work);
   const { regions, units } = regionsOf(problem, false);
@@ -106,7 +105,7 @@ export function planMatrixDecode(
   const splits = splitsOfDecode(tile, work);
   return {
     lane: 'T3',
-    tile: { ROWS, KEYS, bytes, registers },
+    tile: { ROWS, KEYS: DECODE_KEYS, bytes, registers },
     cut: { tiles, splits },
     grid: [problem.b, tiles, splits],
     passedOver,
@@ -216,7 +215,7 @@ function backwardPlan(
 ): Omit<KernelPlan, 'grid' | 'main'> {
   const record = operandConstants(problem);
   const { regions, units } = regionsOf(problem, true);
-  const maxima = named('gradientMaxima', record, maximaBindings(record), () => gradientMaximaWgsl(record));
+  const maxima = named('gradientMaxima', record, maximaBindings, () => gradientMaximaWgsl(record));
   return {
     lane: 'T3',
     tile: { LEFT, RIGHT, bytes, registers },
