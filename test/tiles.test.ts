@@ -4,7 +4,13 @@ import { forwardConstants, forwardWork, mlaAttentionWgsl } from '../kernels/webg
 import { dkvWork, mlaAttentionDkvWgsl } from '../kernels/webgpu/mlaAttentionDkv.js';
 import { dqWork, mlaAttentionDqWgsl } from '../kernels/webgpu/mlaAttentionDq.js';
 import { operandConstants } from '../kernels/webgpu/operands.js';
-import { copyShader, deltaShader, mergeShader, packShader, sumShader } from '../kernels/webgpu/plans.js';
+import {
+  copyShader,
+  deltaShader,
+  mergeShader,
+  packShader,
+  sumShader,
+} from '../kernels/webgpu/smallShaders.js';
 import { allTiles, chooseTile, nameOf } from '../kernels/webgpu/tiles.js';
 import type { Tile, TileWork } from '../kernels/webgpu/tiles.js';
 import { openNullDawn } from '../src/device/node.js';

@@ -1,7 +1,6 @@
 /** How each kernel would run on a device: the record that explain() shows and the dispatch uses. */
 import type { WebGPUBackend } from '@tensorflow/tfjs-backend-webgpu';
 import { backend as currentBackend } from '@tensorflow/tfjs-core';
-import type { CacheFormat } from '../../src/core/cacheFormat.js';
 import { bucketOf } from '../../src/core/bucket.js';
 import { fail } from '../../src/core/errors.js';
 import * as names from '../../src/core/names.js';
@@ -20,22 +19,17 @@ import {
   whyNoGradient,
   whyNoMatrices,
 } from './matrix/plans.js';
-import { mergeBindings, mergeConstants, mergeSplitsWgsl } from './mergeSplits.js';
 import { forwardBindings, forwardConstants, forwardWork, mlaAttentionWgsl } from './mlaAttention.js';
 import { dkvBindings, dkvWork, mlaAttentionDkvWgsl } from './mlaAttentionDkv.js';
 import { dqBindings, dqWork, mlaAttentionDqWgsl } from './mlaAttentionDq.js';
-import { copyBindings, mlaCacheAppendWgsl } from './mlaCacheAppend.js';
-import { deltaBindings, mlaDeltaWgsl } from './mlaDelta.js';
-import type { DeltaConstants } from './mlaDelta.js';
 import { operandConstants } from './operands.js';
 import type { Binding } from './operands.js';
-import { packBindings, packStatsWgsl } from './packStats.js';
 import { compile } from './pipeline.js';
 import { named } from './namedShader.js';
 import type { NamedShader } from './namedShader.js';
 import type { Cut } from './problemUniforms.js';
 import { remembered } from './planMemo.js';
-import { sumBindings, sumPartsWgsl } from './sumParts.js';
+import { copyShader, deltaShader, mergeShader, packShader, sumShader } from './smallShaders.js';
 import { chooseTile, hasHalves, nameOf, splitsOf, tilesOf } from './tiles.js';
 import type { Tile, TileWork } from './tiles.js';
 
@@ -63,6 +57,16 @@ export interface KernelPlan {
 }
 
 type PlanInLane = (lane: Lane, prefer?: string) => KernelPlan | string;
+
+/** firstLane(), made once for equal calls. */
+function planned(
+  kernel: KernelName,
+  problem: MlaProblem,
+  device: Capabilities,
+  planIn: PlanInLane,
+): KernelPlan {
+  return remembered(kernel, problem, device, () => firstLane(kernel, problem, device, planIn));
+}
 
 /**
  * What was the fastest when it was timed here, else the first lane that can run a problem; and why the others do not.
@@ -122,10 +126,6 @@ function withLane(lane: Lane, plan: KernelPlan): KernelPlan {
 }
 
 export function planForward(kernel: KernelName, problem: MlaProblem, device: Capabilities): KernelPlan {
-  return remembered(kernel, problem, device, () => planForwardAnew(kernel, problem, device));
-}
-
-function planForwardAnew(kernel: KernelName, problem: MlaProblem, device: Capabilities): KernelPlan {
   const record = forwardConstants(problem);
   const tiles = {
     record,
@@ -133,7 +133,7 @@ function planForwardAnew(kernel: KernelName, problem: MlaProblem, device: Capabi
     work: (lane: LaneConstants) => forwardWork(problem, lane),
     wgsl: (tile: Tile) => mlaAttentionWgsl(record, tile),
   };
-  return firstLane(kernel, problem, device, (lane, prefer) =>
+  return planned(kernel, problem, device, (lane, prefer) =>
     lane === 'T3'
       ? (whyNoMatrices(problem) ??
         (problem.op === 'mlaDecode' ? planMatrixDecode : planMatrixForward)(kernel, problem, device, prefer))
@@ -142,10 +142,6 @@ function planForwardAnew(kernel: KernelName, problem: MlaProblem, device: Capabi
 }
 
 export function planDq(kernel: KernelName, problem: MlaProblem, device: Capabilities): KernelPlan {
-  return remembered(kernel, problem, device, () => planDqAnew(kernel, problem, device));
-}
-
-function planDqAnew(kernel: KernelName, problem: MlaProblem, device: Capabilities): KernelPlan {
   const record = operandConstants(problem);
   const tiles = {
     record,
@@ -153,7 +149,7 @@ function planDqAnew(kernel: KernelName, problem: MlaProblem, device: Capabilitie
     work: (lane: LaneConstants) => dqWork(problem, lane),
     wgsl: (tile: Tile) => mlaAttentionDqWgsl(record, tile),
   };
-  return firstLane(kernel, problem, device, (lane, prefer) =>
+  return planned(kernel, problem, device, (lane, prefer) =>
     lane === 'T3'
       ? (whyNoMatrices(problem) ?? whyNoGradient(problem) ?? planMatrixDq(kernel, problem, device))
       : planTiles(kernel, problem, device, lane, tiles, prefer),
@@ -161,10 +157,6 @@ function planDqAnew(kernel: KernelName, problem: MlaProblem, device: Capabilitie
 }
 
 export function planDkv(kernel: KernelName, problem: MlaProblem, device: Capabilities): KernelPlan {
-  return remembered(kernel, problem, device, () => planDkvAnew(kernel, problem, device));
-}
-
-function planDkvAnew(kernel: KernelName, problem: MlaProblem, device: Capabilities): KernelPlan {
   const record = operandConstants(problem);
   const tiles = {
     record,
@@ -172,7 +164,7 @@ function planDkvAnew(kernel: KernelName, problem: MlaProblem, device: Capabiliti
     work: (lane: LaneConstants) => dkvWork(problem, lane),
     wgsl: (tile: Tile) => mlaAttentionDkvWgsl(record, tile),
   };
-  return firstLane(kernel, problem, device, (lane, prefer) => {
+  return planned(kernel, problem, device, (lane, prefer) => {
     if (lane === 'T3') {
       return whyNoMatrices(problem) ?? whyNoGradient(problem) ?? planMatrixDkv(kernel, problem, device);
     }
@@ -237,31 +229,6 @@ function tileShader(
   const HALVES = hasHalves(tile) ? 1 : 0;
   const key = { ...record, SUBGROUP, HALVES, LEFT, RIGHT, THREADS, CHUNK, SLICE, QUADS };
   return named(kernel, key, bindings, wgsl);
-}
-
-export function mergeShader({ dv }: MlaProblem, splits: number): NamedShader {
-  const record = mergeConstants(dv, splits);
-  return named('mergeSplits', record, mergeBindings, () => mergeSplitsWgsl(record));
-}
-
-/** What goes before the backward. */
-export function packShader(problem: MlaProblem, hasScales: boolean): NamedShader {
-  const { GROUP, HAS_Q_LENGTHS, HAS_KV_LENGTHS } = forwardConstants(problem);
-  const scales = hasScales ? { DV: problem.dv, IS_VEC4: problem.dv % 4 === 0 ? 1 : 0 } : undefined;
-  const record = { GROUP, HAS_Q_LENGTHS, HAS_KV_LENGTHS, scales };
-  return named('packStats', record, packBindings(record), () => packStatsWgsl(record));
-}
-
-export const sumShader: NamedShader = named('sumParts', {}, sumBindings, sumPartsWgsl);
-
-export function copyShader(format: CacheFormat): NamedShader {
-  const record = { IS_PACKED: format === 'float16' ? 1 : 0 };
-  return named(names.MLACacheAppend, record, copyBindings, () => mlaCacheAppendWgsl(record));
-}
-
-export function deltaShader({ dv, returnLse }: MlaProblem): NamedShader {
-  const record: DeltaConstants = { DV: dv, IS_VEC4: dv % 4 === 0 ? 1 : 0, HAS_D_LSE: returnLse ? 1 : 0 };
-  return named(names.MLADelta, record, deltaBindings(record), () => mlaDeltaWgsl(record));
 }
 
 /** Every shader that a kernel dispatches, its own first. */

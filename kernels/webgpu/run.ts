@@ -20,21 +20,11 @@ import { copyGroups, copyUniforms } from './mlaCacheAppend.js';
 import { deltaGroups } from './mlaDelta.js';
 import { packGroups, statsSize } from './packStats.js';
 import { dispatch } from './pipeline.js';
-import {
-  backendName,
-  checkDevicePrecision,
-  copyShader,
-  deltaShader,
-  mergeShader,
-  packShader,
-  planDkv,
-  planDq,
-  planForward,
-  sumShader,
-} from './plans.js';
+import { backendName, checkDevicePrecision, planDkv, planDq, planForward } from './plans.js';
 import type { NamedShader } from './namedShader.js';
 import type { Grid, KernelPlan } from './plans.js';
 import { packUniforms } from './problemUniforms.js';
+import { copyShader, deltaShader, mergeShader, packShader, sumShader } from './smallShaders.js';
 import { flatGrid, sumGrid, sumUniforms } from './sumParts.js';
 import type { Parts } from './sumParts.js';
 
