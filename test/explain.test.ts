@@ -1,10 +1,12 @@
 /** explain() tells what would run, and it is what runs. */
 import type { WebGPUBackend } from '@tensorflow/tfjs-backend-webgpu';
 import * as tf from '@tensorflow/tfjs-core';
+import { knownMatrices } from '../kernels/webgpu/capabilities.js';
 import type { Capabilities } from '../kernels/webgpu/capabilities.js';
 import { compiledKeys } from '../kernels/webgpu/pipeline.js';
-import { planDq, planForward } from '../kernels/webgpu/plans.js';
+import { kernelPlan, planDkv, planDq, planForward } from '../kernels/webgpu/plans.js';
 import { explain, mlaAttention, mlaDecode } from '../src/index.js';
+import type { MlaProblem } from '../src/core/problem.js';
 import type { KernelName, Precision } from '../src/index.js';
 import '../src/webgpu.js';
 import { attentionCases } from './cases.js';
@@ -160,6 +162,14 @@ describe('explain', () => {
       expectEqual(lanesOf('float16'), ['T2', 'float16', undefined, noSubgroups, 'T2 goes first']);
     });
 
+    it('says of the whole backward what its first kernel runs with', () => {
+      const of = (kernel: KernelName): unknown[] => {
+        const { lane, tile, cacheKey } = explain('mlaAttention', attention, { precision: 'float16' }, kernel);
+        return [lane, tile, cacheKey];
+      };
+      expectEqual(of('MLAAttentionBackward'), of('MLAAttentionDkv'));
+    });
+
     it('has the cache keys of the pipelines that the dispatch then compiles', async () => {
       const { device } = tf.backend() as WebGPUBackend;
       const before = new Set(compiledKeys(device));
@@ -249,6 +259,19 @@ describe('lanes of webgpu', () => {
       ...['T2', '"SUBGROUP":1', '"HALVES":1'],
       ...without,
     ]);
+  });
+
+  it("MLAAttentionBackward is MLAAttentionDkv's plan where no matrices join the two", () => {
+    const problem: MlaProblem = { ...problemOf(several), precision: 'auto' };
+    const lanesOf = (on: Capabilities): unknown[] => {
+      const parts = planDkv('MLAAttentionDkv', problem, on);
+      const joined = kernelPlan('MLAAttentionBackward', problem, on);
+      return [joined?.lane, joined?.main.cacheKey === parts.main.cacheKey];
+    };
+    expectEqual(lanesOf({ ...device, hasF16: true }), ['T2', true]);
+    const limits = { ...device.limits, maxComputeWorkgroupStorageSize: 49152 };
+    const matrices = { ...device, limits, hasF16: true, subgroups: { min: 32, max: 32 } };
+    expectEqual(lanesOf({ ...matrices, matrices: knownMatrices }), ['T3', false]);
   });
 
   it('says of every lane why it has no tile', () => {

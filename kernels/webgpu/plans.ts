@@ -270,7 +270,8 @@ export function kernelPlan(
     case names.MLADecodeDkv:
       return planDkv(kernel, problem, device);
     case names.MLAAttentionBackward:
-      return planMatrixBackward(problem, device)?.plan ?? planDkv(kernel, problem, device);
+      // without it …Dkv runs first, and then …Dq
+      return planMatrixBackward(problem, device)?.plan ?? planDkv(names.MLAAttentionDkv, problem, device);
     default:
       return undefined;
   }
