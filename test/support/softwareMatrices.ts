@@ -1,0 +1,120 @@
+/**
+ * Subgroup matrices, and subgroups of 32, in plain WGSL: so the shaders of lane T3 run, and are compared with the
+ * reference, where no device has them. Products of halves are exact; sums are rounded to float32, which hardware may do
+ * otherwise.
+ *
+ * Of a result a thread has a part of one row; of a left matrix it has that row, of a right one those columns. So no
+ * thread needs what another has.
+ */
+import { rememberAdapter } from '../../kernels/webgpu/capabilities.js';
+import type { MatrixShape } from '../../kernels/webgpu/capabilities.js';
+import { installDevice } from '../../src/device/installDevice.js';
+
+const LANES = 32;
+
+/** Makes tfjs's webgpu backend one whose device says that it has matrices of these shapes. */
+export async function installSoftwareMatrices(shapes: MatrixShape[]): Promise<void> {
+  const adapter = await navigator.gpu.requestAdapter();
+  if (!adapter) throw new Error('installSoftwareMatrices: expected an adapter, got none');
+  const { maxComputeWorkgroupStorageSize, maxComputeInvocationsPerWorkgroup } = adapter.limits;
+  const device = await adapter.requestDevice({
+    requiredFeatures: ['subgroups' as GPUFeatureName],
+    requiredLimits: { maxComputeWorkgroupStorageSize, maxComputeInvocationsPerWorkgroup },
+  });
+  const features = [...device.features, 'shader-f16', 'chromium-experimental-subgroup-matrix'];
+  const createShaderModule = device.createShaderModule.bind(device);
+  Object.defineProperties(device, {
+    features: { value: new Set(features) },
+    createShaderModule: {
+      value: (descriptor: GPUShaderModuleDescriptor) =>
+        createShaderModule({ ...descriptor, code: withoutMatrices(descriptor.code) }),
+    },
+  });
+  rememberAdapter(device, {
+    subgroupMinSize: LANES,
+    subgroupMaxSize: LANES,
+    subgroupMatrixConfigs: shapes.map(({ m, n, k, operand }) => ({
+      ...{ M: m, N: n, K: k },
+      componentType: operand,
+      resultComponentType: 'f32',
+    })),
+  });
+  await installDevice({ device });
+}
+
+/** The WGSL of a shader without what takes hardware. */
+export function withoutMatrices(wgsl: string): string {
+  const left = /alias Left = subgroup_matrix_left<(\w+), (\d+), (\d+)>/.exec(wgsl);
+  const right = /alias Right = subgroup_matrix_right<\w+, (\d+), \d+>/.exec(wgsl);
+  if (!left || !right) return wgsl;
+  const definitions = matrices(left[1], Number(left[3]), Number(right[1]), Number(left[2]));
+  const main = wgsl
+    .replace(/enable \w+;|alias (Left|Right|Sums) = .*;/g, '')
+    .replace(
+      /,\s*@builtin\(subgroup_id\) subgroup: u32\) \{/,
+      `) {\n  thread = tid;\n  let subgroup = tid / ${LANES}u;`,
+    )
+    .replace(/subgroupMatrixLoad<(\w+), (\w+)>\(&arena, /g, 'load_$1_$2(')
+    .replace(/subgroupMatrixStore<row_major>\(&arena, /g, 'store_sums(')
+    .replace(/subgroupMatrixMultiplyAccumulate\(/g, 'multiply(')
+    // subgroups of a software GPU have four threads; and what waits for all of them must be reached by all of them
+    .replace('if (subgroup < SOFT_SUBGROUPS) {', '{')
+    .replace(/subgroupShuffleXor\((\w+), (4|8|16)u\)/g, 'shuffle_far($1, $2u)');
+  return `enable subgroups;\n${main}\n${definitions}`;
+}
+
+function matrices(operand: string, rows: number, columns: number, depth: number): string {
+  const threads = LANES / rows;
+  const own = columns / threads;
+  const element =
+    operand === 'f16'
+      ? 'unpack2x16float(arena[at + c / 8u][c % 8u / 2u])[c % 2u]'
+      : 'bitcast<f32>(arena[at + c / 4u][c % 4u])';
+  const load = (type: string, order: string, count: number, row: string, column: string): string => `
+fn load_${type}_${order}(first: u32, stride: u32) -> ${type} {
+  var matrix: ${type};
+  for (var i = 0u; i < ${count}u; i++) {
+    let r = ${row};
+    let c = ${column};
+    matrix.e[i] = element(first + ${order === 'row_major' ? 'r' : 'c'} * stride, ${order === 'row_major' ? 'c' : 'r'});
+  }
+  return matrix;
+}`;
+  const [row, column] = [`thread % ${LANES}u / ${threads}u`, `thread % ${threads}u * ${own}u`];
+  const ofRight = [`i / ${own}u`, `${column} + i % ${own}u`] as const;
+  return `
+var<private> thread: u32;
+struct Left { e: array<f32, ${depth}> }
+struct Right { e: array<f32, ${depth * own}> }
+struct Sums { e: array<f32, ${own}> }
+
+fn element(at: u32, c: u32) -> f32 { return ${element}; }
+${load('Left', 'row_major', depth, row, 'i')}
+${load('Left', 'col_major', depth, row, 'i')}
+${load('Right', 'row_major', depth * own, ...ofRight)}
+${load('Right', 'col_major', depth * own, ...ofRight)}
+
+fn multiply(left: Left, right: Right, sums: Sums) -> Sums {
+  var result = sums;
+  for (var k = 0u; k < ${depth}u; k++) {
+    for (var c = 0u; c < ${own}u; c++) { result.e[c] = fma(left.e[k], right.e[k * ${own}u + c], result.e[c]); }
+  }
+  return result;
+}
+
+fn store_sums(first: u32, sums: Sums, stride: u32) {
+  for (var i = 0u; i < ${own}u; i++) {
+    let c = ${column} + i;
+    arena[first + ${row} * stride + c / 4u][c % 4u] = bitcast<u32>(sums.e[i]);
+  }
+}
+
+var<workgroup> shuffled: array<f32, THREADS>;
+fn shuffle_far(value: f32, mask: u32) -> f32 {
+  workgroupBarrier();
+  shuffled[thread] = value;
+  workgroupBarrier();
+  return shuffled[thread ^ mask];
+}
+`;
+}
