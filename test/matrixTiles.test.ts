@@ -7,13 +7,19 @@ import { layOutBackward } from '../kernels/webgpu/matrix/backwardTile.js';
 import { backwardWork } from '../kernels/webgpu/matrix/backward.js';
 import { decodeCandidates, layOutDecode, nameOfDecode } from '../kernels/webgpu/matrix/decodeTile.js';
 import { dqOfDsWgsl, layOutDqOfDs } from '../kernels/webgpu/matrix/dqOfDs.js';
-import { forwardCandidates, layOutForward, nameOfForward } from '../kernels/webgpu/matrix/forwardTile.js';
+import {
+  forwardCandidates,
+  layOutForward,
+  nameOfForward,
+  splitCandidates,
+} from '../kernels/webgpu/matrix/forwardTile.js';
 import { gradientMaximaWgsl } from '../kernels/webgpu/matrix/gradientScales.js';
 import { matrixAttentionWgsl, matrixForwardWork } from '../kernels/webgpu/matrix/mlaAttention.js';
 import { matrixDkvWgsl } from '../kernels/webgpu/matrix/mlaAttentionDkv.js';
 import { matrixDqWgsl } from '../kernels/webgpu/matrix/mlaAttentionDq.js';
 import { matrixDecodeWgsl, matrixDecodeWork } from '../kernels/webgpu/matrix/mlaDecode.js';
 import { halvesShader } from '../kernels/webgpu/matrix/plans.js';
+import { operandMaximaWgsl } from '../kernels/webgpu/matrix/operandScales.js';
 import { operandConstants } from '../kernels/webgpu/operands.js';
 import { openNullDawn } from '../src/device/node.js';
 import type { MlaProblem } from '../src/core/problem.js';
@@ -48,9 +54,16 @@ function ofAttention(problem: MlaProblem): Compiled[] {
     const layout = layOutForward(candidate, matrixForwardWork(problem));
     return { name: nameOfForward(candidate), wgsl: matrixAttentionWgsl(forward, layout), layout };
   });
+  const splits = splitCandidates.map((candidate) => {
+    const layout = layOutForward(candidate, matrixForwardWork(problem), 2);
+    return { name: `split, ${nameOfForward(candidate)}`, wgsl: matrixAttentionWgsl(forward, layout), layout };
+  });
   const ofKeys = layOutBackward(backwardWork(operands, true));
   return [
     ...forwards,
+    ...splits,
+    { name: 'packHalves, split', wgsl: halvesShader(problem, false, 2).wgsl() },
+    { name: 'operandMaxima', wgsl: operandMaximaWgsl(forward) },
     ...[false, true].map((isBackward) => ({
       name: 'packHalves',
       wgsl: halvesShader(problem, isBackward).wgsl(),

@@ -28,21 +28,26 @@ const casesByKernel = {
 const kernels = Object.keys(casesByKernel) as (keyof typeof casesByKernel)[];
 const precision = 'float16';
 
+/** Each kernel in its lane, and the forward once more with float32 as two halves. */
+const runs = [
+  ...kernels.map((kernel) => ({ kernel, precision, lane: 'T3' }) as const),
+  { kernel: 'MLAAttention', precision: 'float32', lane: 'T3x' } as const,
+];
+
 describe('matrices in software', () => {
   for (const device of availableDevices()) {
     if (device.backend !== 'webgpu') continue;
     describe(device.name, () => {
       before(() => installSoftwareMatrices([{ m: 16, n: 16, k: 16, operand: 'f16' }]));
 
-      for (const kernel of kernels) {
+      for (const { kernel, precision, lane } of runs) {
         for (const name of casesByKernel[kernel]) {
           const c = casesOf(kernel).find((candidate) => candidate.name === name);
           if (!c) throw new Error(`no case '${name}'`);
-          it(`${kernel}: ${name}`, async function () {
+          it(`${kernel}, ${lane}: ${name}`, async function () {
             this.timeout(120_000);
             const { problem } = answersOf(c);
-            const { lane } = currentPlanner('test').plan(kernel, { ...problem, precision });
-            expectEqual(lane, 'T3');
+            expectEqual(currentPlanner('test').plan(kernel, { ...problem, precision }).lane, lane);
             await compareWithReference(kernel, c, toTensor, precision);
           });
         }

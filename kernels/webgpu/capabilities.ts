@@ -31,8 +31,16 @@ export interface Capabilities {
 /**
  * T1: float32, no optional feature. T1s: the same, rows reduced by subgroups. T2: halves in workgroup memory, float32
  * products and sums, rows reduced by subgroups where there are any. T3: products on subgroup matrices of halves, float32 sums.
+ * T3x: the same, with each float32 as two halves.
  */
-export type Lane = 'T1' | 'T1s' | 'T2' | 'T3';
+export type Lane = 'T1' | 'T1s' | 'T2' | 'T3' | 'T3x';
+
+/** Lanes on subgroup matrices. */
+export type MatrixLane = 'T3' | 'T3x';
+
+export function isMatrixLane(lane: Lane): lane is MatrixLane {
+  return lane === 'T3' || lane === 'T3x';
+}
 
 /** What a lane of tiles compiles in. */
 export interface LaneConstants {
@@ -138,8 +146,10 @@ export function lanesFor(
     subgroups?.min === 32 && subgroups.max === 32
       ? undefined
       : 'the matrix shaders are written for subgroups of 32';
-  consider('T3', narrow ?? noF16 ?? noSubgroups ?? noMatrices ?? otherSize);
+  const noLane = noF16 ?? noSubgroups ?? noMatrices ?? otherSize;
+  consider('T3', narrow ?? noLane);
   consider('T2', narrow);
+  consider('T3x', noLane);
   consider('T1s', noSubgroups);
   consider('T1', undefined);
   return { lanes, passedOver };

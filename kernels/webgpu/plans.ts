@@ -8,8 +8,8 @@ import type { KernelName } from '../../src/core/names.js';
 import type { MlaProblem } from '../../src/core/problem.js';
 import type { PassedOver, Plan, Planner } from '../../src/core/register.js';
 import { findingOf, withTimes } from '../../src/core/tuner.js';
-import { capabilitiesOf, laneConstants, lanesFor } from './capabilities.js';
-import type { Capabilities, Lane, LaneConstants } from './capabilities.js';
+import { capabilitiesOf, isMatrixLane, laneConstants, lanesFor } from './capabilities.js';
+import type { Capabilities, Lane, LaneConstants, MatrixLane } from './capabilities.js';
 import {
   planMatrixBackward,
   planMatrixDecode,
@@ -134,9 +134,11 @@ export function planForward(kernel: KernelName, problem: MlaProblem, device: Cap
     wgsl: (tile: Tile) => mlaAttentionWgsl(record, tile),
   };
   return planned(kernel, problem, device, (lane, prefer) =>
-    lane === 'T3'
+    isMatrixLane(lane)
       ? (whyNoMatrices(problem) ??
-        (problem.op === 'mlaDecode' ? planMatrixDecode : planMatrixForward)(kernel, problem, device, prefer))
+        (problem.op === 'mlaDecode'
+          ? planMatrixDecode(lane, kernel, problem, device, prefer)
+          : planMatrixForward(lane, kernel, problem, device, prefer)))
       : planTiles(kernel, problem, device, lane, tiles, prefer),
   );
 }
@@ -150,8 +152,8 @@ export function planDq(kernel: KernelName, problem: MlaProblem, device: Capabili
     wgsl: (tile: Tile) => mlaAttentionDqWgsl(record, tile),
   };
   return planned(kernel, problem, device, (lane, prefer) =>
-    lane === 'T3'
-      ? (whyNoMatrices(problem) ?? whyNoGradient(problem) ?? planMatrixDq(kernel, problem, device))
+    isMatrixLane(lane)
+      ? (whyNoMatrices(problem) ?? whyNoGradient(lane, problem) ?? planMatrixDq(kernel, problem, device))
       : planTiles(kernel, problem, device, lane, tiles, prefer),
   );
 }
@@ -165,8 +167,8 @@ export function planDkv(kernel: KernelName, problem: MlaProblem, device: Capabil
     wgsl: (tile: Tile) => mlaAttentionDkvWgsl(record, tile),
   };
   return planned(kernel, problem, device, (lane, prefer) => {
-    if (lane === 'T3') {
-      return whyNoMatrices(problem) ?? whyNoGradient(problem) ?? planMatrixDkv(kernel, problem, device);
+    if (isMatrixLane(lane)) {
+      return whyNoMatrices(problem) ?? whyNoGradient(lane, problem) ?? planMatrixDkv(kernel, problem, device);
     }
     const plan = planTiles(kernel, problem, device, lane, tiles, prefer);
     if (typeof plan === 'string') return plan;
@@ -189,7 +191,7 @@ function planTiles(
   kernel: KernelName,
   problem: MlaProblem,
   device: Capabilities,
-  lane: Exclude<Lane, 'T3'>,
+  lane: Exclude<Lane, MatrixLane>,
   { record, bindings, work: workIn, wgsl }: TileKernel,
   prefer?: string,
 ): KernelPlan | string {

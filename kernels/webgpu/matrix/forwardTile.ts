@@ -3,6 +3,7 @@ import type { DeviceLimits } from '../capabilities.js';
 import { mostSplits } from '../mergeSplits.js';
 import { SUBGROUPS, THREADS, chooseAmong, multiprocessors } from './choose.js';
 import type { MatrixChoice } from './choose.js';
+import type { Place } from './staging.js';
 import { EDGE, EDGE_UNITS } from './wgsl.js';
 
 export interface ForwardCandidate {
@@ -32,11 +33,14 @@ export interface ForwardTile extends ForwardCandidate {
   ROW_GROUPS: number;
   /** columns of the output in matrices, a multiple of COLUMN_GROUPS */
   columns: number;
-  /** places and strides in the arena, in units */
-  keys: { at: number; stride: number };
-  values: { at: number; stride: number };
-  scores: { at: number; stride: number };
-  weights: { at: number; stride: number };
+  /** halves of a number of the operands */
+  parts: 1 | 2;
+  /** threads that copy one row */
+  copiers: number;
+  keys: Place;
+  values: Place;
+  scores: Place;
+  weights: Place;
   arena: number;
   bytes: number;
   registers: number;
@@ -48,46 +52,59 @@ export const forwardCandidates: ForwardCandidate[] = [
   { KEYS: 32, ROW_TILES: 1, COLUMN_GROUPS: 2 },
 ];
 
+/** Of split halves, which take twice the memory. */
+export const splitCandidates: ForwardCandidate[] = [{ KEYS: 16, ROW_TILES: 1, COLUMN_GROUPS: 1 }];
+
 export function nameOfForward({ KEYS, ROW_TILES, COLUMN_GROUPS }: ForwardCandidate): string {
   return `KEYS=${KEYS} ROW_TILES=${ROW_TILES} COLUMN_GROUPS=${COLUMN_GROUPS}`;
 }
 
-export function layOutForward(candidate: ForwardCandidate, work: ForwardWork): ForwardTile {
+export function layOutForward(candidate: ForwardCandidate, work: ForwardWork, parts: 1 | 2 = 1): ForwardTile {
   const { KEYS, ROW_TILES, COLUMN_GROUPS } = candidate;
   const ROWS = (SUBGROUPS / COLUMN_GROUPS) * ROW_TILES * EDGE;
   const columns = Math.ceil(work.columns / COLUMN_GROUPS) * COLUMN_GROUPS;
-  const keys = { at: 0, stride: work.steps * EDGE_UNITS + 1 };
-  const values = { at: KEYS * keys.stride, stride: columns * EDGE_UNITS + 1 };
+  const place = (at: number, units: number): Place => ({
+    at,
+    stride: parts * units + 1,
+    low: parts === 2 ? units : undefined,
+  });
+  const keys = place(0, work.steps * EDGE_UNITS);
+  const values = place(KEYS * keys.stride, columns * EDGE_UNITS);
   const scores = { at: values.at + KEYS * values.stride, stride: KEYS / 4 + 1 };
   // a thread with sixteen scores puts its weights in their place: a whole matrix wide
-  const isInPlace = (KEYS * ROWS) / THREADS >= EDGE;
+  const isInPlace = (KEYS * ROWS) / THREADS >= parts * EDGE;
   const past = scores.at + ROWS * scores.stride;
-  const weights = isInPlace ? scores : { at: past, stride: KEYS / 8 + 1 };
+  const weights = isInPlace ? scores : place(past, KEYS / 8);
   const arena = isInPlace ? past : past + ROWS * weights.stride;
   return {
     ...candidate,
     ROWS,
     ROW_GROUPS: SUBGROUPS / COLUMN_GROUPS,
     columns,
+    parts,
+    copiers: THREADS / KEYS,
     keys,
     values,
     scores,
     weights,
     arena,
-    bytes: 16 * arena + 4 * ROWS + 16,
+    // beside the arena: factors of the rows, and of split numbers the maxima of the threads
+    bytes: 16 * arena + 4 * ROWS + 16 + (parts === 2 ? 16 * THREADS : 0),
     registers:
-      4 * ROW_TILES * work.steps +
+      4 * parts * ROW_TILES * work.steps +
       8 * ROW_TILES * (columns / COLUMN_GROUPS + KEYS / EDGE / COLUMN_GROUPS) +
-      4 * Math.ceil((KEYS * work.staged) / THREADS),
+      4 * Math.ceil((parts * KEYS * work.staged) / THREADS),
   };
 }
 
 export function chooseForwardTile(
   work: ForwardWork,
+  parts: 1 | 2,
   limits: DeviceLimits,
   prefer?: string,
 ): MatrixChoice<ForwardTile> | string {
-  const tiles = forwardCandidates.map((candidate) => layOutForward(candidate, work));
+  const candidates = parts === 1 ? forwardCandidates : splitCandidates;
+  const tiles = candidates.map((candidate) => layOutForward(candidate, work, parts));
   return chooseAmong(tiles, limits, nameOfForward, (tile) => costOf(tile, work), prefer);
 }
 

@@ -25,7 +25,8 @@ import { problemUniforms } from '../problemUniforms.js';
 import type { Region } from '../problemUniforms.js';
 import { constants } from '../wgsl.js';
 import { gradientScales, maximaBinding } from './gradientScales.js';
-import { halvesOf } from './wgsl.js';
+import { operandScales } from './operandScales.js';
+import { halvesOf, splitHalvesOf } from './wgsl.js';
 
 const THREADS = 256;
 /** Rows of one workgroup. */
@@ -36,6 +37,8 @@ export interface HalvesConstants extends OperandConstants {
   HAS_KV_LENGTHS: number;
   /** 1: also what the backward reads, dOut scaled into the range of halves */
   IS_BACKWARD: number;
+  /** 2: numbers of the forward are scaled, and split in two halves: a row has the high ones, then the low ones */
+  PARTS: number;
 }
 
 /** Units of a row of each part. */
@@ -50,12 +53,13 @@ export function unitCounts({ DN, DR, DV }: { DN: number; DR: number; DV: number 
 }
 
 export function halvesBindings(record: HalvesConstants): Binding[] {
-  const { IS_BACKWARD, HAS_Q_LENGTHS, HAS_KV_LENGTHS } = record;
+  const { IS_BACKWARD, PARTS, HAS_Q_LENGTHS, HAS_KV_LENGTHS } = record;
   const operands = operandBindings(record).filter(({ name }) => IS_BACKWARD || !name.startsWith('q'));
   const rest: string[] = [];
   if (IS_BACKWARD) rest.push('d_out', 'stats', 'maxima');
   else if (HAS_Q_LENGTHS) rest.push('q_lengths');
   if (!IS_BACKWARD && HAS_KV_LENGTHS) rest.push('kv_lengths');
+  if (PARTS === 2) rest.push('maxima');
   return [
     ...operands,
     ...rest.map((name): Binding => ({ name, access: 'read' })),
@@ -67,6 +71,7 @@ export function halvesBindings(record: HalvesConstants): Binding[] {
 export function regionsOf(
   { b, hkv, sq, skv, hq, dn, dr, dv }: MlaProblem,
   isBackward: boolean,
+  parts = 1,
 ): { regions: Partial<Record<Region, number>>; units: number } {
   const { DN8, DR8, QK8, DV8 } = unitCounts({ DN: dn, DR: dr, DV: dv });
   const sizes: [Region, number][] = [
@@ -79,7 +84,7 @@ export function regionsOf(
   let units = 0;
   for (const [region, size] of sizes) {
     regions[region] = units;
-    units += size;
+    units += parts * size;
   }
   return { regions, units };
 }
@@ -93,7 +98,7 @@ export function halvesGrid(
 }
 
 export function packHalvesWgsl(record: HalvesConstants): string {
-  const { DN, DR, IS_BACKWARD } = record;
+  const { DN, DR, IS_BACKWARD, PARTS } = record;
   const bindings = halvesBindings(record);
   const apart = ['stats', 'maxima', 'q_lengths', 'kv_lengths', 'halves'];
   const rows = bindings.map(({ name }) => name).filter((name) => !apart.includes(name));
@@ -111,9 +116,10 @@ ${
     : declareLengths(bindings)
 }
 ${IS_BACKWARD ? gradientScales(maximaBinding(bindings), THREADS) : ''}
+${PARTS === 2 ? operandScales(maximaBinding(bindings), THREADS) : ''}
 @group(0) @binding(${halves}) var<storage, read_write> halves: array<vec4u>;
 ${constants({ ...unitCounts(record), THREADS, PACKED_ROWS })}
-${halvesOf}
+${PARTS === 2 ? splitHalvesOf : halvesOf}
 
 @compute @workgroup_size(THREADS)
 fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) tid: u32) {
@@ -123,9 +129,10 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) ti
   let head = batch * u.hkv + group.y;
   let first = group.x * PACKED_ROWS;
 
-  ${DN > 0 ? packNope : ''}
-  ${DR > 0 ? packRope : ''}
-  ${packValues}
+  ${PARTS === 2 ? 'let scales = operand_scales(tid);' : ''}
+  ${DN > 0 ? packNope(record) : ''}
+  ${DR > 0 ? packRope(record) : ''}
+  ${packValues(record)}
   ${IS_BACKWARD ? packRows(record) : ''}
 }
 ${IS_BACKWARD ? queryUnits(record) : ''}
@@ -143,33 +150,61 @@ function operandColumnsOf(record: HalvesConstants): string {
   return columns.join('\n');
 }
 
-const packNope = `
+/** Writes a unit of a row, both of its parts where there are two; `at` is WGSL for the row's number in its region. */
+function putUnit(
+  { PARTS }: HalvesConstants,
+  region: string,
+  at: string,
+  units: string,
+  unit: string,
+  [a, b]: string[],
+  scale: string,
+): string {
+  if (PARTS === 1) return `halves[${region} + (${at}) * ${units} + ${unit}] = halves_of(${a}, ${b});`;
+  return `
+      let at = ${region} + (${at}) * 2u * ${units} + ${unit};
+      let a = ${a} * ${scale};
+      let b = ${b} * ${scale};
+      halves[at] = high_halves(a, b);
+      halves[at + ${units}] = low_halves(a, b);`;
+}
+
+function packNope(record: HalvesConstants): string {
+  const columns = ['nope_of_k(tile, j, 2u * unit)', 'nope_of_k(tile, j, 2u * unit + 1u)'];
+  return `
   for (var e = tid; e < PACKED_ROWS * DN8; e += THREADS) {
     let j = first + e / DN8;
     let unit = e % DN8;
     if (j < u.skv) {
-      halves[u.k_at + (head * u.skv + j) * DN8 + unit] = halves_of(nope_of_k(tile, j, 2u * unit), nope_of_k(tile, j, 2u * unit + 1u));
+      ${putUnit(record, 'u.k_at', 'head * u.skv + j', 'DN8', 'unit', columns, 'scales.k')}
     }
   }`;
+}
 
 /** Once for all heads. */
-const packRope = `
+function packRope(record: HalvesConstants): string {
+  const columns = ['k_column(tile, j, c)', 'k_column(tile, j, c + 1u)'];
+  return `
   for (var e = tid; e < PACKED_ROWS * DR8; e += THREADS) {
     let j = first + e / DR8;
     let c = DN4 + 2u * (e % DR8);
     if (j < u.skv && group.y == 0u) {
-      halves[u.k_rope_at + (batch * u.skv + j) * DR8 + e % DR8] = halves_of(k_column(tile, j, c), k_column(tile, j, c + 1u));
+      ${putUnit(record, 'u.k_rope_at', 'batch * u.skv + j', 'DR8', 'e % DR8', columns, 'scales.k')}
     }
   }`;
+}
 
-const packValues = `
+function packValues(record: HalvesConstants): string {
+  const columns = ['v_column(tile, j, c)', 'v_column(tile, j, c + 1u)'];
+  return `
   for (var e = tid; e < PACKED_ROWS * DV8; e += THREADS) {
     let j = first + e / DV8;
     let c = 2u * (e % DV8);
     if (j < u.skv) {
-      halves[u.v_at + (head * u.skv + j) * DV8 + e % DV8] = halves_of(v_column(tile, j, c), v_column(tile, j, c + 1u));
+      ${putUnit(record, 'u.v_at', 'head * u.skv + j', 'DV8', 'e % DV8', columns, 'scales.v')}
     }
   }`;
+}
 
 function packRows({ DN, DR }: HalvesConstants): string {
   const nope = 'packed = q_nope_unit(tile, m, unit);';
@@ -198,34 +233,53 @@ function packRows({ DN, DR }: HalvesConstants): string {
 
 /**
  * `q_nope_unit(tile, m, unit)`, `q_rope_unit(tile, m, unit)`: eight columns of a row of queries as halves, signed by
- * the scale, so that a larger product is always a larger score.
+ * the scale, so that a larger product is always a larger score. Of split numbers also `q_nope_unit_low`,
+ * `q_rope_unit_low`; `query_scale` is set before.
  */
-export function queryUnits({ DR, IS_DECODE }: OperandConstants): string {
+export function queryUnits({ DR, IS_DECODE }: OperandConstants, parts = 1): string {
+  const names = parts === 1 ? [''] : ['', '_low'];
+  const unit = (name: string, columns: string): string =>
+    names
+      .map(
+        (part) => `
+fn ${name}${part}(tile: Tile, m: u32, unit: u32) -> vec4u {
+  return signed_halves${part}(${columns}(tile, m, 2u * unit), ${columns}(tile, m, 2u * unit + 1u));
+}`,
+      )
+      .join('\n');
   return `
-fn signed_halves(a: vec4f, b: vec4f) -> vec4u {
-  let sign_of_scale = select(-1.0, 1.0, u.scale >= 0.0);
-  return halves_of(a * sign_of_scale, b * sign_of_scale);
-}
+${parts === 1 ? signedHalves : signedSplitHalves}
 
 fn q_nope_column(tile: Tile, m: u32, c: u32) -> vec4f {
   if (c >= DN4) { return vec4f(0.0); }
   return q_load(q_start(tile, m), c, DN);
 }
-
-fn q_nope_unit(tile: Tile, m: u32, unit: u32) -> vec4u {
-  return signed_halves(q_nope_column(tile, m, 2u * unit), q_nope_column(tile, m, 2u * unit + 1u));
-}
-${DR > 0 ? ropeUnits(IS_DECODE) : ''}`;
+${unit('q_nope_unit', 'q_nope_column')}
+${DR > 0 ? ropePart(IS_DECODE) + unit('q_rope_unit', 'q_rope_part') : ''}`;
 }
 
-function ropeUnits(isDecode: number): string {
+const signedHalves = `
+fn signed_halves(a: vec4f, b: vec4f) -> vec4u {
+  let sign_of_scale = select(-1.0, 1.0, u.scale >= 0.0);
+  return halves_of(a * sign_of_scale, b * sign_of_scale);
+}`;
+
+const signedSplitHalves = `
+var<private> query_scale: f32;
+
+fn signed_halves(a: vec4f, b: vec4f) -> vec4u {
+  return high_halves(a * query_scale, b * query_scale);
+}
+
+fn signed_halves_low(a: vec4f, b: vec4f) -> vec4u {
+  return low_halves(a * query_scale, b * query_scale);
+}`;
+
+function ropePart(isDecode: number): string {
   return `
 fn q_rope_part(tile: Tile, m: u32, c: u32) -> vec4f {
   if (c >= DR4) { return vec4f(0.0); }
   return ${isDecode ? 'q_rope_load(q_rope_start(tile, m), c, DR)' : 'q_load(q_start(tile, m) + DN, c, DR)'};
 }
-
-fn q_rope_unit(tile: Tile, m: u32, unit: u32) -> vec4u {
-  return signed_halves(q_rope_part(tile, m, 2u * unit), q_rope_part(tile, m, 2u * unit + 1u));
-}`;
+`;
 }

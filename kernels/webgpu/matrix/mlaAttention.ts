@@ -25,6 +25,7 @@ import { problemUniforms } from '../problemUniforms.js';
 import { constants, repeat } from '../wgsl.js';
 import { queryUnits, unitCounts } from './halves.js';
 import { THREADS } from './choose.js';
+import { operandScales } from './operandScales.js';
 import {
   finishRow,
   keysOfSplit,
@@ -47,15 +48,17 @@ import {
   headOfGroup,
   loadLefts,
   resetSums,
+  splitHalvesOf,
   storeRows,
   matrixHead,
   multiplyRows,
   storeSums,
 } from './wgsl.js';
-import { ROW_COPIERS, clearPadding, fetchRows, keyRows, putRows, stageRows, valueRows } from './staging.js';
+import { clearPadding, fetchRows, keyRows, putRows, stageRows, valueRows } from './staging.js';
 
-export function matrixForwardBindings(record: ForwardConstants): Binding[] {
+export function matrixForwardBindings(record: ForwardConstants, parts: 1 | 2 = 1): Binding[] {
   const names = ['q', 'halves'];
+  if (parts === 2) names.push('maxima');
   if (record.HAS_Q_LENGTHS) names.push('q_lengths');
   if (record.HAS_KV_LENGTHS) names.push('kv_lengths');
   return [
@@ -80,8 +83,8 @@ export function matrixForwardWork(problem: MlaProblem): ForwardWork {
 }
 
 export function matrixAttentionWgsl(record: ForwardConstants, tile: ForwardTile): string {
-  const { ROWS, ROW_TILES, COLUMN_GROUPS, KEYS, ROW_GROUPS } = tile;
-  const bindings = matrixForwardBindings(record);
+  const { ROWS, ROW_TILES, COLUMN_GROUPS, KEYS, ROW_GROUPS, parts, copiers } = tile;
+  const bindings = matrixForwardBindings(record, parts);
   const binding = (name: string): number => bindings.findIndex((candidate) => candidate.name === name);
   const sums = tile.columns / COLUMN_GROUPS;
   const groups = { rowGroup: 'row_group', columnGroup: 'column_group', columnGroups: COLUMN_GROUPS };
@@ -91,7 +94,7 @@ ${operandSizes(record)}
 ${constants({
   ...unitCounts(record),
   THREADS,
-  ROW_COPIERS,
+  ROW_COPIERS: copiers,
   ROWS,
   KEYS,
   ROW_GROUPS,
@@ -112,12 +115,12 @@ ${declareLengths(bindings)}
 @group(0) @binding(${binding('halves')}) var<storage, read> halves: array<vec4u>;
 @group(0) @binding(${binding('lse')}) var<storage, read_write> lse: array<f32>;
 var<workgroup> arena: array<vec4u, ${tile.arena}>;
-${softmaxConstants}
+${softmaxConstants(parts)}
 ${tileRows}
 ${queryColumns(record)}
 ${visibility}
-${halvesOf}
-${queryUnits(record)}
+${parts === 1 ? halvesOf : splitHalvesOf + operandScales(binding('maxima'), THREADS)}
+${queryUnits(record, parts)}
 
 @compute @workgroup_size(THREADS)
 fn main(
@@ -137,6 +140,7 @@ fn main(
   let weights_at = WEIGHTS + row_group * WEIGHT_ROWS;
   let copy_row = tid / ROW_COPIERS;
   let copy_unit = tid % ROW_COPIERS;
+  ${parts === 1 ? '' : readScales}
   ${loadQueries(record, tile)}
   ${declareSums('o', ROW_TILES, sums)}
 
@@ -144,15 +148,21 @@ fn main(
   let row = tid / ROW_THREADS;
   let part = tid % ROW_THREADS;
   let soft_at = SCORES + row * SCORE_STRIDE + part * (ROW_PART / 4u);
-  ${startRow}
+  ${startRow(parts === 1 ? undefined : 'product_unit')}
   ${clearPadding(tile.keys, KEYS, unitCounts(record).QK8)}
   ${clearPadding(tile.values, KEYS, unitCounts(record).DV8)}
   ${walkTwice(resetSums('o', ROW_TILES, sums), walkKeys(record, tile))}
-  ${finishRow(THREADS / ROWS, 'part == 0u')}
+  ${finishRow(THREADS / ROWS, 'part == 0u', parts === 1 ? undefined : 'value_unit')}
   ${storeRows({ name: 'o', rows: ROWS, rowTiles: ROW_TILES, own: sums, arena: tile.arena, ...groups }, storeOutput)}
 }
 `;
 }
+
+const readScales = `
+  let scales = operand_scales(tid);
+  query_scale = select(-scales.q, scales.q, u.scale >= 0.0);
+  let product_unit = 1.0 / scales.q / scales.k;
+  let value_unit = 1.0 / scales.v;`;
 
 function matrixSteps(record: ForwardConstants): number {
   return Math.ceil(unitCounts(record).QK8 / EDGE_UNITS);
@@ -163,26 +173,32 @@ function matrixSteps(record: ForwardConstants): number {
  * lengths hold what there is: their weights are 0.
  */
 function loadQueries(record: ForwardConstants, tile: ForwardTile): string {
-  const { ROWS, ROW_TILES, arena } = tile;
+  const { ROWS, ROW_TILES, KEYS, arena, parts } = tile;
   const steps = matrixSteps(record);
-  const divisors = [...Array(steps).keys()].map((i) => i + 1).filter((parts) => steps % parts === 0);
-  const parts = divisors.find((n) => ROWS * ((steps / n) * EDGE_UNITS + 1) <= arena) ?? steps;
-  const units = (steps / parts) * EDGE_UNITS;
+  const divisors = [...Array(steps).keys()].map((i) => i + 1).filter((n) => steps % n === 0);
+  const rounds = divisors.find((n) => ROWS * ((steps / n) * EDGE_UNITS + 1) <= arena) ?? steps;
+  const units = (steps / rounds) * EDGE_UNITS;
   const stride = units + 1;
-  const copyRows = THREADS / ROW_COPIERS;
-  return repeat(
-    parts,
-    (part) => `
-  ${repeat(ROWS / copyRows, (r) => copyQueries(record, r * copyRows, part * units, units, stride))}
+  const names = parts === 1 ? ([''] as const) : (['', '_low'] as const);
+  return names
+    .map((part) =>
+      repeat(
+        rounds,
+        (round) => `
+  ${repeat(ROWS / KEYS, (r) => copyQueries(record, tile.copiers, part, r * KEYS, round * units, units, stride))}
   workgroupBarrier();
-  ${loadLefts('q', ROW_TILES, steps / parts, `row_group * ${ROW_TILES * EDGE * stride}u`, stride, (part * steps) / parts)}
+  ${loadLefts('q', ROW_TILES, steps / rounds, `row_group * ${ROW_TILES * EDGE * stride}u`, stride, (round * steps) / rounds, part)}
   workgroupBarrier();`,
-  );
+      ),
+    )
+    .join('');
 }
 
 /** This thread's share of one row: units of `first` on, to the arena. */
 function copyQueries(
   record: ForwardConstants,
+  copiers: number,
+  part: '' | '_low',
   row: number,
   first: number,
   units: number,
@@ -191,12 +207,12 @@ function copyQueries(
   const { DN8, QK8 } = unitCounts(record);
   const at = `(copy_row + ${row}u) * ${stride}u + copy_unit`;
   const m = `min(first_row + copy_row + ${row}u, u.sq * GROUP - 1u)`;
-  return repeat(Math.ceil(units / ROW_COPIERS), (i) => {
-    const [from, to] = [first + i * ROW_COPIERS, first + Math.min((i + 1) * ROW_COPIERS, units)];
+  return repeat(Math.ceil(units / copiers), (i) => {
+    const [from, to] = [first + i * copiers, first + Math.min((i + 1) * copiers, units)];
     const unit = `copy_unit + ${from}u`;
-    const nope = `q_nope_unit(tile, ${m}, ${unit})`;
-    const rope = `q_rope_unit(tile, ${m}, ${unit} - DN8)`;
-    const put = (value: string): string => `arena[${at} + ${i * ROW_COPIERS}u] = ${value};`;
+    const nope = `q_nope_unit${part}(tile, ${m}, ${unit})`;
+    const rope = `q_rope_unit${part}(tile, ${m}, ${unit} - DN8)`;
+    const put = (value: string): string => `arena[${at} + ${i * copiers}u] = ${value};`;
     const both = `if (${unit} < DN8) { ${put(nope)} } else if (${unit} < QK8) { ${put(rope)} } else { ${put('vec4u(0u)')} }`;
     const either =
       to <= DN8
@@ -206,9 +222,7 @@ function copyQueries(
           : QK8 > DN8
             ? both
             : `if (${unit} < DN8) { ${put(nope)} } else { ${put('vec4u(0u)')} }`;
-    return (i + 1) * ROW_COPIERS <= units
-      ? either
-      : `if (copy_unit < ${units - i * ROW_COPIERS}u) { ${either} }`;
+    return (i + 1) * copiers <= units ? either : `if (copy_unit < ${units - i * copiers}u) { ${either} }`;
   });
 }
 
@@ -217,17 +231,17 @@ function walkKeys(record: ForwardConstants, tile: ForwardTile): string {
   const nextKeys = keyRows(record, tile.keys, 'next_key');
   const values = valueRows(record, tile.values, 'key');
   return `
-    { ${stageRows(keyRows(record, tile.keys, 'first_key'))} }
+    { ${stageRows(keyRows(record, tile.keys, 'first_key'), tile.copiers)} }
     workgroupBarrier();
     for (var step = 0u; step < steps; step++) {
       let key = first_key + step * KEYS;
       let next_key = min(key + KEYS, end_key - 1u);
       ${scores(record, tile)}
       workgroupBarrier();
-      ${fetchRows([...nextKeys, ...values])}
+      ${fetchRows([...nextKeys, ...values], tile.copiers)}
       ${softmax(tile, 'key')}
-      ${putRows(nextKeys)}
-      ${putRows(values)}
+      ${putRows(nextKeys, tile.copiers)}
+      ${putRows(values, tile.copiers)}
       workgroupBarrier();
       ${addValues(tile)}
     }
@@ -259,7 +273,7 @@ function scores(
 }
 
 /** F2, F3 so far: weights in place of scores, without branches. */
-function softmax({ ROWS, KEYS, weights, scores: from }: ForwardTile, key: string): string {
+function softmax({ ROWS, KEYS, parts, weights, scores: from }: ForwardTile, key: string): string {
   const part = (KEYS * ROWS) / THREADS;
   const quads = part / 4;
   const at = weights.at === from.at ? 'soft_at' : `WEIGHTS + row * WEIGHT_STRIDE + part * ${part / 8}u`;
@@ -273,7 +287,13 @@ function softmax({ ROWS, KEYS, weights, scores: from }: ForwardTile, key: string
     ${repeat(quads, (i) => `x${i} = ${weightOf(`x${i}`)};`)}
     let sum4 = ${[...Array(quads).keys()].map((i) => `x${i}`).join(' + ')};
     row_sum += (sum4.x + sum4.y) + (sum4.z + sum4.w);
-    ${repeat(part / 8, (i) => `arena[${at} + ${i}u] = vec4u(pack2x16float(x${2 * i}.xy), pack2x16float(x${2 * i}.zw), pack2x16float(x${2 * i + 1}.xy), pack2x16float(x${2 * i + 1}.zw));`)}`;
+    ${repeat(part / 8, (i) => {
+      const [a, b] = [`x${2 * i}`, `x${2 * i + 1}`];
+      if (parts === 1)
+        return `arena[${at} + ${i}u] = vec4u(pack2x16float(${a}.xy), pack2x16float(${a}.zw), pack2x16float(${b}.xy), pack2x16float(${b}.zw));`;
+      return `arena[${at} + ${i}u] = high_halves(${a}, ${b});
+    arena[${at} + ${i}u + KEYS / 8u] = low_halves(${a}, ${b});`;
+    })}`;
 }
 
 /** F4: weights of this subgroup's rows times its columns of the values. */

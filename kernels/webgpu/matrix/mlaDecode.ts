@@ -122,7 +122,7 @@ ${inHalves
   .join('\n')}
 @group(0) @binding(${binding('lse')}) var<storage, read_write> lse: array<f32>;
 var<workgroup> arena: array<vec4u, ${tile.arena}>;
-${softmaxConstants}
+${softmaxConstants()}
 ${tileRows}
 ${queryColumns(record)}
 ${visibility}
@@ -155,7 +155,7 @@ fn main(
   let row = min(tid / ROW_THREADS, ROWS - 1u);
   let part = tid % ROW_THREADS;
   let soft_at = SCORES + row * SCORE_STRIDE + part;
-  ${startRow}
+  ${startRow()}
   ${clearPadding(tile.cache, KEYS, QK8)}
   ${walkTwice(resetSums('o', 1, own), walkKeys(record, tile))}
   ${finishRow(KEYS / 4, 'part == 0u && tid < ROWS * ROW_THREADS')}

@@ -9,16 +9,22 @@
  */
 import { repeat } from '../wgsl.js';
 
-export const softmaxConstants = `
+/**
+ * Of weights that are split in two halves the low one has a least number, 2^-25 of a weight of 1: so they have no
+ * headroom, and products have their own scale, in which no constant is below all of them.
+ */
+export function softmaxConstants(parts = 1): string {
+  return `
 // a product that no key can have; and a score above it and below all that a key can have
-const HIDDEN = -1e30;
+${parts === 1 ? 'const HIDDEN = -1e30;' : ''}
 const LEAST = -1e20;
-const HEADROOM = 8.0;
+const HEADROOM = ${parts === 1 ? '8.0' : '0.0'};
 const ROOM = 14.0;
 // what a half can hold: scores near 1e9 are rounded by more than that
 const MOST_WEIGHT = 15.0;
 var<workgroup> factors: array<f32, ROWS>;
 var<workgroup> must_repeat: u32;`;
+}
 
 /** The keys of a split that the tile's rows see, in whole steps of KEYS. Needs tile, first_row, split. */
 export const keysOfSplit = `
@@ -28,16 +34,21 @@ export const keysOfSplit = `
   let end_key = max(first_key, min(seen.y, (split + 1u) * split_size));
   let steps = (end_key - first_key + KEYS - 1u) / KEYS;`;
 
-/** What a thread knows of its row. It sees column c if c − band.x < band.y, without signs. Needs row, part. */
-export const startRow = `
+/**
+ * What a thread knows of its row. It sees column c if c − band.x < band.y, without signs. Needs row, part; `unit` is WGSL
+ * for what a product of 1 stands for.
+ */
+export function startRow(unit?: string): string {
+  return `
   let m = first_row + row;
   let visible = keys_of_rows(tile, m, 1u);
   let band = vec2u(visible.x, max(visible.x, min(visible.y, end_key)) - visible.x);
-  let scale = abs(u.scale) * ${Math.LOG2E};
+  let scale = abs(u.scale) * ${Math.LOG2E}${unit ? ` * ${unit};\n  let HIDDEN = -1e21 / scale` : ''};
   var row_max = LEAST;
   var row_sum = 0.0;
   var reference = LEAST;
   if (tid == 0u) { must_repeat = 0u; }`;
+}
 
 /** Four numbers from column `column` + first on, `hidden` where they are not in the row's band. */
 export function visibleOr(hidden: string, values: string, first: number): string {
@@ -70,12 +81,15 @@ export function walkTwice(reset: string, walk: string): string {
   }`;
 }
 
-/** The factor of a row's sums, and its lse; `isFirst` is WGSL for the first thread of a row that exists. */
-export function finishRow(threads: number, isFirst: string): string {
+/**
+ * The factor of a row's sums, and its lse; `isFirst` is WGSL for the first thread of a row that exists, `unit` for what a
+ * value of 1 stands for.
+ */
+export function finishRow(threads: number, isFirst: string, unit = '1.0'): string {
   return `
   ${shuffle(threads, (by) => `row_sum += subgroupShuffleXor(row_sum, ${by}u);`)}
   if (${isFirst}) {
-    factors[row] = select(1.0 / row_sum, 0.0, row_sum == 0.0);
+    factors[row] = select(${unit} / row_sum, 0.0, row_sum == 0.0);
     if (m < u.sq * GROUP) {
       let at = ((split * u.batch + batch) * u.hq + head_of(tile, m)) * u.sq + m / GROUP;
       lse[at] = select((reference + log2(row_sum)) * ${Math.LN2}, u.minus_infinity, row_sum == 0.0);

@@ -3,7 +3,7 @@ import { MLAAttentionBackward } from '../../../src/core/names.js';
 import type { KernelName } from '../../../src/core/names.js';
 import type { MlaProblem } from '../../../src/core/problem.js';
 import { lanesFor } from '../capabilities.js';
-import type { Capabilities } from '../capabilities.js';
+import type { Capabilities, MatrixLane } from '../capabilities.js';
 import { forwardConstants } from '../mlaAttention.js';
 import { operandConstants } from '../operands.js';
 import { LEFT, RIGHT } from './backwardTile.js';
@@ -11,7 +11,9 @@ import type { BackwardTile } from './backwardTile.js';
 import { whyIllegal } from './choose.js';
 import { KEYS as DECODE_KEYS, chooseDecodeTile, nameOfDecode, splitsOfDecode } from './decodeTile.js';
 import { matrixDecodeBindings, matrixDecodeWgsl, matrixDecodeWork } from './mlaDecode.js';
-import { gradientMaximaWgsl, maximaBindings, maximaGroups, maximaSize } from './gradientScales.js';
+import { gradientMaximaWgsl, maximaBindings } from './gradientScales.js';
+import { maximaGroups, maximaSize } from './maxima.js';
+import { operandMaximaBindings, operandMaximaWgsl } from './operandScales.js';
 import { ROWS, dqOfDsBindings, dqOfDsWgsl, layOutDqOfDs } from './dqOfDs.js';
 import { dsRowUnits, matrixDkvBindings, matrixDkvTile, matrixDkvWgsl } from './mlaAttentionDkv.js';
 import { matrixDqBindings, matrixDqTile, matrixDqWgsl } from './mlaAttentionDq.js';
@@ -46,12 +48,15 @@ export function whyNoMatrices(problem: MlaProblem): string | undefined {
   return undefined;
 }
 
-/** Why lane T3 has no gradient for a problem; undefined if it has. */
-export function whyNoGradient({ op }: MlaProblem): string | undefined {
+/** Why a lane has no gradient for a problem; undefined if it has. */
+export function whyNoGradient(lane: MatrixLane, { op }: MlaProblem): string | undefined {
+  if (lane === 'T3x') return 'there are no gradients of split halves';
   return op === 'mlaDecode' ? 'there are no gradients of mlaDecode on matrices' : undefined;
 }
 
+/** In lane T3x each number of the operands is two halves. */
 export function planMatrixForward(
+  lane: MatrixLane,
   kernel: KernelName,
   problem: MlaProblem,
   device: Capabilities,
@@ -59,21 +64,27 @@ export function planMatrixForward(
 ): KernelPlan | string {
   const record = forwardConstants(problem);
   const work = matrixForwardWork(problem);
-  const chosen = chooseForwardTile(work, device.limits, prefer);
+  const parts = lane === 'T3' ? 1 : 2;
+  const chosen = chooseForwardTile(work, parts, device.limits, prefer);
   if (typeof chosen === 'string') return chosen;
   const { tile, passedOver, candidates } = chosen;
   const { ROWS, KEYS, ROW_TILES, COLUMN_GROUPS, bytes, registers } = tile;
   const main = named(
     kernel,
-    { LANE: 'T3', ...record, KEYS, ROW_TILES, COLUMN_GROUPS },
-    matrixForwardBindings(record),
+    { LANE: lane, ...record, KEYS, ROW_TILES, COLUMN_GROUPS },
+    matrixForwardBindings(record, parts),
     () => matrixAttentionWgsl(record, tile),
   );
   const tiles = tilesOf(problem, ROWS);
   const splits = splitsOfForward(tile, work);
-  const { regions, units } = regionsOf(problem, false);
+  const { regions, units } = regionsOf(problem, false, parts);
+  const pack = { shader: halvesShader(problem, false, parts), grid: halvesGrid(problem, false) };
+  const maxima = {
+    shader: named('operandMaxima', record, operandMaximaBindings(record), () => operandMaximaWgsl(record)),
+    grid: [maximaGroups(problem), 1, 1] as Grid,
+  };
   return {
-    lane: 'T3',
+    lane,
     tile: { ROWS, KEYS, ROW_TILES, COLUMN_GROUPS, bytes, registers },
     cut: { tiles, splits, regions },
     grid: headsFirst(problem.b * problem.hkv, tiles, splits),
@@ -81,17 +92,19 @@ export function planMatrixForward(
     candidate: nameOfForward(tile),
     candidates,
     main,
-    before: [{ shader: halvesShader(problem, false), grid: halvesGrid(problem, false) }],
-    scratch: { halves: 4 * units },
+    before: parts === 1 ? [pack] : [maxima, pack],
+    scratch: parts === 1 ? { halves: 4 * units } : { maxima: maximaSize, halves: 4 * units },
   };
 }
 
 export function planMatrixDecode(
+  lane: MatrixLane,
   kernel: KernelName,
   problem: MlaProblem,
   device: Capabilities,
   prefer?: string,
 ): KernelPlan | string {
+  if (lane === 'T3x') return 'there is no decode of split halves';
   const record = forwardConstants(problem);
   const work = matrixDecodeWork(problem);
   const chosen = chooseDecodeTile(work, device.limits, prefer);
@@ -172,7 +185,7 @@ export function planMatrixBackward(
 
 function planBackwardAnew(problem: MlaProblem, device: Capabilities): MatrixBackwardPlan | undefined {
   const { lanes } = lanesFor(problem.precision, device);
-  if (lanes[0] !== 'T3' || whyNoMatrices(problem) || whyNoGradient(problem)) return undefined;
+  if (lanes[0] !== 'T3' || whyNoMatrices(problem) || whyNoGradient('T3', problem)) return undefined;
   const operands = operandConstants(problem);
   const record = { ...operands, KEEPS_DS: 1 };
   const tile = matrixDkvTile(record);
@@ -231,7 +244,11 @@ function backwardPlan(
   };
 }
 
-export function halvesShader(problem: MlaProblem, isBackward: boolean): NamedShader {
-  const record: HalvesConstants = { ...forwardConstants(problem), IS_BACKWARD: isBackward ? 1 : 0 };
+export function halvesShader(problem: MlaProblem, isBackward: boolean, parts = 1): NamedShader {
+  const record: HalvesConstants = {
+    ...forwardConstants(problem),
+    IS_BACKWARD: isBackward ? 1 : 0,
+    PARTS: parts,
+  };
   return named('packHalves', record, halvesBindings(record), () => packHalvesWgsl(record));
 }

@@ -8,13 +8,15 @@ import type { OperandConstants } from '../operands.js';
 import { repeat } from '../wgsl.js';
 import { unitCounts } from './halves.js';
 
-/** Threads that copy one row; THREADS / ROW_COPIERS rows are staged at a time. */
+/** Threads that copy one row, unless a shader says otherwise; THREADS / ROW_COPIERS rows are staged at a time. */
 export const ROW_COPIERS = 8;
 
 /** Where rows lie in the arena: `stride` units from one to the next, from unit `at` on. */
 export interface Place {
   at: number;
   stride: number;
+  /** of split numbers: units from a row's high halves to its low ones; in `halves` these follow right behind */
+  low?: number;
 }
 
 /** This thread's share of one row of a region. */
@@ -30,20 +32,36 @@ export interface Copied {
 }
 
 /** Keys `key` + copy_row: each head's own columns, and those that all heads share. */
-export function keyRows(record: OperandConstants, { at, stride }: Place, key: string): Copied[] {
+export function keyRows(record: OperandConstants, place: Place, key: string): Copied[] {
   const { DN8, DR8 } = unitCounts(record);
   const row = `min(${key} + copy_row, u.skv - 1u)`;
-  const to = `${at}u + copy_row * ${stride}u`;
+  const to = `${place.at}u + copy_row * ${place.stride}u`;
+  const parts = place.low === undefined ? '' : '2u * ';
   return [
-    { name: 'k', units: DN8, from: `u.k_at + (head * u.skv + ${row}) * DN8`, to },
-    { name: 'k_rope', units: DR8, from: `u.k_rope_at + (batch * u.skv + ${row}) * DR8`, to: `${to} + DN8` },
-  ].filter(({ units }) => units > 0);
+    { name: 'k', units: DN8, from: `u.k_at + (head * u.skv + ${row}) * ${parts}DN8`, to },
+    {
+      name: 'k_rope',
+      units: DR8,
+      from: `u.k_rope_at + (batch * u.skv + ${row}) * ${parts}DR8`,
+      to: `${to} + DN8`,
+    },
+  ]
+    .filter(({ units }) => units > 0)
+    .flatMap((copied) => withLow(copied, place));
 }
 
 /** Values `key` + copy_row. */
-export function valueRows(record: OperandConstants, { at, stride }: Place, key: string): Copied[] {
-  const from = `u.v_at + (head * u.skv + min(${key} + copy_row, u.skv - 1u)) * DV8`;
-  return [{ name: 'v', units: unitCounts(record).DV8, from, to: `${at}u + copy_row * ${stride}u` }];
+export function valueRows(record: OperandConstants, place: Place, key: string): Copied[] {
+  const parts = place.low === undefined ? '' : '2u * ';
+  const from = `u.v_at + (head * u.skv + min(${key} + copy_row, u.skv - 1u)) * ${parts}DV8`;
+  const to = `${place.at}u + copy_row * ${place.stride}u`;
+  return withLow({ name: 'v', units: unitCounts(record).DV8, from, to }, place);
+}
+
+function withLow(copied: Copied, { low }: Place): Copied[] {
+  const { name, units, from, to } = copied;
+  if (low === undefined) return [copied];
+  return [copied, { name: `${name}_low`, units, from: `${from} + ${units}u`, to: `${to} + ${low}u` }];
 }
 
 /** Packed rows of queries `m` + copy_row. */
@@ -58,38 +76,43 @@ export function gradientRows(record: OperandConstants, { at, stride }: Place, m:
   return [{ name: 'd_out', units: unitCounts(record).DV8, from, to: `${at}u + copy_row * ${stride}u` }];
 }
 
-export function fetchRows(rows: Copied[]): string {
+export function fetchRows(rows: Copied[], copiers = ROW_COPIERS): string {
   return rows
     .map(
       ({ name, units, from, load }) => `let ${name}_from = ${from};
-${repeat(Math.ceil(units / ROW_COPIERS), (i) => {
-  const unit = `copy_unit + ${i * ROW_COPIERS}u`;
+${repeat(Math.ceil(units / copiers), (i) => {
+  const unit = `copy_unit + ${i * copiers}u`;
   return `let ${name}_${i} = ${load ? load(unit) : `halves[${name}_from + ${unit}]`};`;
 })}`,
     )
     .join('\n');
 }
 
-export function putRows(rows: Copied[]): string {
+export function putRows(rows: Copied[], copiers = ROW_COPIERS): string {
   const putRow = ({ name, units, to }: Copied): string =>
-    repeat(Math.ceil(units / ROW_COPIERS), (i) => {
-      const put = `arena[${to} + copy_unit + ${i * ROW_COPIERS}u] = ${name}_${i};`;
-      return (i + 1) * ROW_COPIERS <= units ? put : `if (copy_unit < ${units - i * ROW_COPIERS}u) { ${put} }`;
+    repeat(Math.ceil(units / copiers), (i) => {
+      const put = `arena[${to} + copy_unit + ${i * copiers}u] = ${name}_${i};`;
+      return (i + 1) * copiers <= units ? put : `if (copy_unit < ${units - i * copiers}u) { ${put} }`;
     });
   return rows.map(putRow).join('\n');
 }
 
 /** Both, where nothing else is to be done meanwhile. */
-export function stageRows(rows: Copied[]): string {
-  return `${fetchRows(rows)}\n${putRows(rows)}`;
+export function stageRows(rows: Copied[], copiers = ROW_COPIERS): string {
+  return `${fetchRows(rows, copiers)}\n${putRows(rows, copiers)}`;
 }
 
 /** Units of `rows` staged rows that nothing is put into: 0 times them must be 0. */
-export function clearPadding({ at, stride }: Place, rows: number, units: number): string {
-  const padding = stride - 1 - units;
+export function clearPadding({ at, stride, low }: Place, rows: number, units: number): string {
+  const padding = (low ?? stride - 1) - units;
   if (padding === 0) return '';
-  return `
+  const parts = low === undefined ? [at] : [at, at + low];
+  return parts
+    .map(
+      (part) => `
   for (var e = tid; e < ${rows * padding}u; e += THREADS) {
-    arena[${at}u + e / ${padding}u * ${stride}u + ${units}u + e % ${padding}u] = vec4u(0u);
-  }`;
+    arena[${part}u + e / ${padding}u * ${stride}u + ${units}u + e % ${padding}u] = vec4u(0u);
+  }`,
+    )
+    .join('');
 }

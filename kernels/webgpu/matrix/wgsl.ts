@@ -45,6 +45,22 @@ export function declareSums(name: string, rows: number, columns: number): string
   return repeat(rows * columns, (i) => `var ${name}${Math.floor(i / columns)}_${i % columns} = Sums();`);
 }
 
+/**
+ * Floats as two halves each, the second what the first leaves: 21 bits or more, as long as neither is below the normal
+ * numbers of halves.
+ */
+export const splitHalvesOf = `
+fn high_halves(a: vec4f, b: vec4f) -> vec4u {
+  return vec4u(pack2x16float(a.xy), pack2x16float(a.zw), pack2x16float(b.xy), pack2x16float(b.zw));
+}
+
+fn low_halves(a: vec4f, b: vec4f) -> vec4u {
+  let high = high_halves(a, b);
+  return high_halves(
+    a - vec4f(unpack2x16float(high.x), unpack2x16float(high.y)),
+    b - vec4f(unpack2x16float(high.z), unpack2x16float(high.w)));
+}`;
+
 /** Loads a block of left matrices that stay: `NAMEr_k` from `at` + r·16 rows + k matrices. */
 export function loadLefts(
   name: string,
@@ -53,11 +69,12 @@ export function loadLefts(
   at: string,
   stride: number,
   first = 0,
+  part: '' | '_low' = '',
 ): string {
   return repeat(rows * steps, (i) => {
     const [r, k] = [Math.floor(i / steps), i % steps];
     const offset = r * EDGE * stride + k * EDGE_UNITS;
-    return `let ${name}${r}_${first + k} = subgroupMatrixLoad<Left, row_major>(&arena, ${at} + ${offset}u, ${stride}u);`;
+    return `let ${name}${r}_${first + k}${part} = subgroupMatrixLoad<Left, row_major>(&arena, ${at} + ${offset}u, ${stride}u);`;
   });
 }
 
@@ -65,6 +82,36 @@ export function loadLefts(
 export interface Staged {
   at: number;
   stride: number;
+  /** of split numbers: units from a row's high halves to its low ones */
+  low?: number;
+}
+
+/**
+ * `into(r) += left(r) · right` for each group of rows. Of split numbers, whose parts are named NAME and NAME_low, all but
+ * low times low.
+ */
+function multiplyInto(
+  rows: number,
+  { low }: Staged,
+  load: (offset: number) => string,
+  offset: number,
+  left: (r: number) => string,
+  into: (r: number) => string,
+): string {
+  const multiply = (r: number, a: string, b: string): string =>
+    `  ${into(r)} = subgroupMatrixMultiplyAccumulate(${a}, ${b}, ${into(r)});`;
+  const products = (r: number): string =>
+    low === undefined
+      ? multiply(r, left(r), 'right')
+      : [
+          multiply(r, `${left(r)}_low`, 'right'),
+          multiply(r, left(r), 'right_low'),
+          multiply(r, left(r), 'right'),
+        ].join('\n');
+  return `{
+  let right = ${load(offset)};
+${low === undefined ? '' : `  let right_low = ${load(offset + low)};\n`}${repeat(rows, products)}
+}`;
 }
 
 /**
@@ -77,48 +124,58 @@ export function multiplyRows(
   rows: number,
   steps: number,
   columns: number[],
-  { at, stride }: Staged,
+  staged: Staged,
 ): string {
+  const { at, stride } = staged;
   return repeat(steps, (k) =>
     columns
-      .map((column, c) => {
-        const offset = at + column * EDGE * stride + k * EDGE_UNITS;
-        return `{
-  let right = subgroupMatrixLoad<Right, col_major>(&arena, ${offset}u, ${stride}u);
-${repeat(rows, (r) => `  ${sums}${r}_${c} = subgroupMatrixMultiplyAccumulate(${left}${r}_${k}, right, ${sums}${r}_${c});`)}
-}`;
-      })
+      .map((column, c) =>
+        multiplyInto(
+          rows,
+          staged,
+          (offset) => `subgroupMatrixLoad<Right, col_major>(&arena, ${offset}u, ${stride}u)`,
+          at + column * EDGE * stride + k * EDGE_UNITS,
+          (r) => `${left}${r}_${k}`,
+          (r) => `${sums}${r}_${c}`,
+        ),
+      )
       .join('\n'),
   );
 }
 
 /**
  * `SUMSr_c += weights_r,k · staged rows`: weights are halves in the arena at `weightsAt(r, k)`, WGSL; `columns` are the
- * groups of sixteen columns of the staged rows that this subgroup sums.
+ * groups of sixteen columns of the staged rows that this subgroup sums. Low halves lie KEYS / 8 units behind the high ones.
  */
 export function addWeightedRows(
   sums: string,
   rows: number,
   steps: number,
   columns: number[],
-  { at, stride }: Staged,
+  staged: Staged,
   weightsAt: (r: number, k: number) => string,
   weightStride: number,
   firstSum = 0,
 ): string {
+  const { at, stride, low } = staged;
+  const load = (name: string, r: number, k: number, by: string): string =>
+    `  let ${name} = subgroupMatrixLoad<Left, row_major>(&arena, ${weightsAt(r, k)}${by}, ${weightStride}u);`;
   return repeat(
     steps,
     (k) => `{
-${repeat(rows, (r) => `  let w${r} = subgroupMatrixLoad<Left, row_major>(&arena, ${weightsAt(r, k)}, ${weightStride}u);`)}
+${repeat(rows, (r) => load(`w${r}`, r, k, ''))}
+${low === undefined ? '' : repeat(rows, (r) => load(`w${r}_low`, r, k, ' + KEYS / 8u'))}
 ${columns
-  .map((column, c) => {
-    const offset = at + k * EDGE * stride + column * EDGE_UNITS;
-    const into = (r: number): string => `${sums}${r}_${firstSum + c}`;
-    return `  {
-    let right = subgroupMatrixLoad<Right, row_major>(&arena, ${offset}u, ${stride}u);
-${repeat(rows, (r) => `    ${into(r)} = subgroupMatrixMultiplyAccumulate(w${r}, right, ${into(r)});`)}
-  }`;
-  })
+  .map((column, c) =>
+    multiplyInto(
+      rows,
+      staged,
+      (offset) => `subgroupMatrixLoad<Right, row_major>(&arena, ${offset}u, ${stride}u)`,
+      at + k * EDGE * stride + column * EDGE_UNITS,
+      (r) => `w${r}`,
+      (r) => `${sums}${r}_${firstSum + c}`,
+    ),
+  )
   .join('\n')}
 }`,
   );
