@@ -232,6 +232,7 @@ export const attentionCases: AttentionCase[] = [
   attention('129 rows, 113 keys, top left', { hq: 2, sq: 129, skv: 113, dr: 8, ...topLeft, ...dLse }),
   attention('deepseek 129', { hq: 2, sq: 129, dr: 64, ...deepseek, ...causal, ...dLse }),
   attention('deepseek, 16 heads', { ...bhsd, hq: 16, sq: 40, skv: 65, dr: 64, ...deepseek, ...causal }),
+  attention('36 heads, 300 keys', { b: 6, hq: 6, sq: 3, skv: 300, dr: 8, ...causal }),
   attention('deepseek, one row of many', { b: 2, hq: 16, sq: 1, skv: 300, dr: 64, ...deepseek }),
   attention('wide', { ...bhsd, sq: 129, skv: 113, dr: 64, ...wide, ...causal }),
   attention('ragged tiles', {

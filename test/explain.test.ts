@@ -29,7 +29,7 @@ const kernels = {
 const lanes = {
   cpu: ['reference'],
   wasm: ['SIMD', 'relaxed SIMD'],
-  webgpu: ['T1', 'T1s', 'T2', 'T3'],
+  webgpu: ['T1', 'T1s', 'T2', 'T3', 'T3x'],
   tensorflow: ['sse2', 'avx2', 'avx512'],
 };
 
@@ -238,27 +238,42 @@ describe('lanes of webgpu', () => {
 
   const narrow = "precision 'float32' wants float32 operands";
   const noMatrices = 'T3: the device has no shader-f16';
+  const noSplit = 'T3x: the device has no shader-f16';
+  const noNeed = 'T3x: T3 needs one half each';
+  const withMatrices: Capabilities = {
+    limits: { ...device.limits, maxComputeWorkgroupStorageSize: 49152 },
+    hasF16: true,
+    subgroups: { min: 32, max: 32 },
+    matrices: knownMatrices,
+  };
 
   it('T1s reduces rows by subgroups, in float32', () => {
-    const others = [`T3: ${narrow}`, `T2: ${narrow}`, 'T1: T1s goes first'];
+    const others = [`T3: ${narrow}`, `T2: ${narrow}`, noSplit, 'T1: T1s goes first'];
     expectEqual(plan('MLAAttention', 'float32', device), ['T1s', '"SUBGROUP":8', '"HALVES":0', ...others]);
   });
 
   it('T1s is T1 where no rows are reduced', () => {
-    const others = [`T3: ${narrow}`, `T2: ${narrow}`, 'T1s: no rows to reduce: T1 is the same'];
+    const others = [`T3: ${narrow}`, `T2: ${narrow}`, noSplit, 'T1s: no rows to reduce: T1 is the same'];
     expectEqual(plan('MLAAttentionDq', 'float32', device), ['T1', '"SUBGROUP":1', '"HALVES":0', ...others]);
   });
 
   it("T2 runs for 'float16' and 'auto', with and without subgroups", () => {
-    const others = [noMatrices, 'T1s: T2 goes first', 'T1: T2 goes first'];
+    const others = [noMatrices, noNeed, 'T1s: T2 goes first', 'T1: T2 goes first'];
     const expected = ['T2', '"SUBGROUP":8', '"HALVES":1', ...others];
     expectEqual(plan('MLAAttention', 'float16', device), expected);
     expectEqual(plan('MLAAttention', 'auto', device), expected);
-    const without = [noMatrices, 'T1s: the device has no subgroups', 'T1: T2 goes first'];
+    const without = [noMatrices, noNeed, 'T1s: the device has no subgroups', 'T1: T2 goes first'];
     expectEqual(plan('MLAAttention', 'auto', { ...device, subgroups: undefined }), [
       ...['T2', '"SUBGROUP":1', '"HALVES":1'],
       ...without,
     ]);
+  });
+
+  it("T3x runs the forward of 'float32' where there are matrices, T1s what it does not", () => {
+    const others = [`T3: ${narrow}`, `T2: ${narrow}`, 'T1s: T3x goes first', 'T1: T3x goes first'];
+    expectEqual(plan('MLAAttention', 'float32', withMatrices), ['T3x', ...others]);
+    const ofDq = plan('MLAAttentionDq', 'float32', withMatrices);
+    expectEqual([ofDq[0], ofDq.includes('T3x: there are no gradients of split halves')], ['T1', true]);
   });
 
   it("MLAAttentionBackward is MLAAttentionDkv's plan where no matrices join the two", () => {
@@ -269,9 +284,7 @@ describe('lanes of webgpu', () => {
       return [joined?.lane, joined?.main.cacheKey === parts.main.cacheKey];
     };
     expectEqual(lanesOf({ ...device, hasF16: true }), ['T2', true]);
-    const limits = { ...device.limits, maxComputeWorkgroupStorageSize: 49152 };
-    const matrices = { ...device, limits, hasF16: true, subgroups: { min: 32, max: 32 } };
-    expectEqual(lanesOf({ ...matrices, matrices: knownMatrices }), ['T3', false]);
+    expectEqual(lanesOf(withMatrices), ['T3', false]);
   });
 
   it('says of every lane why it has no tile', () => {

@@ -149,7 +149,7 @@ export function lanesFor(
   const noLane = noF16 ?? noSubgroups ?? noMatrices ?? otherSize;
   consider('T3', narrow ?? noLane);
   consider('T2', narrow);
-  consider('T3x', noLane);
+  consider('T3x', precision === 'float32' ? noLane : 'T3 needs one half each');
   consider('T1s', noSubgroups);
   consider('T1', undefined);
   return { lanes, passedOver };

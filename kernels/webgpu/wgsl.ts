@@ -74,16 +74,22 @@ export type Width = 'vec4' | 'scalar' | 'halves';
  * `start` and has `columns` numbers; what lies past them is 0.
  */
 export function readable(name: string, binding: number, width: Width): string {
+  const element = { vec4: 'vec4f', halves: 'u32', scalar: 'f32' }[width];
+  return `
+@group(0) @binding(${binding}) var<storage, read> ${name}: array<${element}>;
+${loadOf(name, width)}`;
+}
+
+/** `NAME_load` alone, of what is declared already. */
+export function loadOf(name: string, width: Width): string {
   if (width === 'vec4') {
     return `
-@group(0) @binding(${binding}) var<storage, read> ${name}: array<vec4f>;
 fn ${name}_load(start: u32, c: u32, columns: u32) -> vec4f {
   return ${name}[(start >> 2u) + c];
 }`;
   }
   if (width === 'halves') {
     return `
-@group(0) @binding(${binding}) var<storage, read> ${name}: array<u32>;
 fn ${name}_load(start: u32, c: u32, columns: u32) -> vec4f {
   let at = (start >> 1u) + 2u * c;
   let second = select(0u, ${name}[at + 1u], columns > 4u * c + 2u);
@@ -91,7 +97,6 @@ fn ${name}_load(start: u32, c: u32, columns: u32) -> vec4f {
 }`;
   }
   return `
-@group(0) @binding(${binding}) var<storage, read> ${name}: array<f32>;
 fn ${name}_load(start: u32, c: u32, columns: u32) -> vec4f {
   let at = start + 4u * c;
   let left = columns - 4u * c;

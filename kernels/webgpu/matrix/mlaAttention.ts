@@ -22,7 +22,7 @@ import type { Binding } from '../operands.js';
 import { forwardConstants } from '../mlaAttention.js';
 import type { ForwardConstants } from '../mlaAttention.js';
 import { problemUniforms } from '../problemUniforms.js';
-import { constants, repeat } from '../wgsl.js';
+import { constants, loadOf, repeat } from '../wgsl.js';
 import { queryUnits, unitCounts } from './halves.js';
 import { THREADS } from './choose.js';
 import { operandScales } from './operandScales.js';
@@ -68,6 +68,9 @@ export function matrixForwardBindings(record: ForwardConstants, parts: 1 | 2 = 1
   ];
 }
 
+/** Of split numbers: keys whose weighted values a matrix unit adds, before a share of the sum is put away. */
+const SUM_KEYS = 256;
+
 export function matrixForwardWork(problem: MlaProblem): ForwardWork {
   const record = forwardConstants(problem);
   const { QK8, DV8 } = unitCounts(record);
@@ -88,6 +91,15 @@ export function matrixAttentionWgsl(record: ForwardConstants, tile: ForwardTile)
   const binding = (name: string): number => bindings.findIndex((candidate) => candidate.name === name);
   const sums = tile.columns / COLUMN_GROUPS;
   const groups = { rowGroup: 'row_group', columnGroup: 'column_group', columnGroups: COLUMN_GROUPS };
+  const ROW_THREADS = THREADS / ROWS;
+  const { QK8, DV8 } = unitCounts(record);
+  const padding = clearPadding(tile.keys, KEYS, QK8) + clearPadding(tile.values, KEYS, DV8);
+  const reset = resetSums('o', ROW_TILES, sums);
+  const store = (statement: string): string =>
+    storeRows(
+      { name: 'o', rows: ROWS, rowTiles: ROW_TILES, own: sums, arena: tile.arena, ...groups },
+      statement,
+    );
   return `
 ${matrixHead}
 ${operandSizes(record)}
@@ -98,7 +110,8 @@ ${constants({
   ROWS,
   KEYS,
   ROW_GROUPS,
-  ROW_THREADS: THREADS / ROWS,
+  ROW_THREADS,
+  ...(parts === 2 ? { SUM_KEYS } : {}),
   ROW_PART: (KEYS * ROWS) / THREADS,
   SCORES: tile.scores.at,
   SCORE_STRIDE: tile.scores.stride,
@@ -111,6 +124,7 @@ ${constants({
 })}
 ${problemUniforms(bindings.length)}
 ${declareRows(bindings, ['q', 'out'], widthOf(record))}
+${parts === 1 ? '' : loadOf('out', widthOf(record))}
 ${declareLengths(bindings)}
 @group(0) @binding(${binding('halves')}) var<storage, read> halves: array<vec4u>;
 @group(0) @binding(${binding('lse')}) var<storage, read_write> lse: array<f32>;
@@ -149,14 +163,49 @@ fn main(
   let part = tid % ROW_THREADS;
   let soft_at = SCORES + row * SCORE_STRIDE + part * (ROW_PART / 4u);
   ${startRow(parts === 1 ? undefined : 'product_unit')}
-  ${clearPadding(tile.keys, KEYS, unitCounts(record).QK8)}
-  ${clearPadding(tile.values, KEYS, unitCounts(record).DV8)}
-  ${walkTwice(resetSums('o', ROW_TILES, sums), walkKeys(record, tile))}
-  ${finishRow(THREADS / ROWS, 'part == 0u', parts === 1 ? undefined : 'value_unit')}
-  ${storeRows({ name: 'o', rows: ROWS, rowTiles: ROW_TILES, own: sums, arena: tile.arena, ...groups }, storeOutput)}
+  ${parts === 1 ? padding : ''}
+  ${
+    parts === 1
+      ? `${walkTwice(reset, walkKeys(record, tile, 'first_key', 'end_key'))}
+  ${finishRow(ROW_THREADS, 'part == 0u')}
+  ${store(storeOutput)}`
+      : walkTwice('', walkInShares(record, tile, `${reset}${padding}`, store))
+  }
 }
 `;
 }
+
+/**
+ * Matrix units cut their sums off, and more with each that is added: after SUM_KEYS keys a share of the sums goes to the
+ * output, where shares are added as floats. `start` is what each begins with.
+ */
+function walkInShares(
+  record: ForwardConstants,
+  tile: ForwardTile,
+  start: string,
+  store: (statement: string) => string,
+): string {
+  return `
+    for (var from_key = first_key; ; from_key += SUM_KEYS) {
+      let to_key = min(from_key + SUM_KEYS, end_key);
+      let is_last = to_key == end_key;
+      ${start}
+      ${walkKeys(record, tile, 'from_key', 'to_key')}
+      if (is_last) { ${finishRow(THREADS / tile.ROWS, 'part == 0u', 'value_unit')} }
+      ${store(storeShare)}
+      if (is_last) { break; }
+    }`;
+}
+
+/** What storeRows() writes: the share of a row and those before it, and with the last the row is done. */
+const storeShare = `
+    if (first_row + at < u.sq * GROUP && column < DV4) {
+      let start = split * u.batch * u.sq * u.hq * DV + out_start(tile, first_row + at);
+      var sum = value;
+      if (from_key > first_key) { sum += out_load(start, column, DV); }
+      if (is_last) { sum *= factors[at]; }
+      out_store(start, column, DV, sum);
+    }`;
 
 const readScales = `
   let scales = operand_scales(tid);
@@ -227,15 +276,16 @@ function copyQueries(
 }
 
 /** A step is four phases with a barrier behind each; what the next one needs is under way during the softmax. */
-function walkKeys(record: ForwardConstants, tile: ForwardTile): string {
+function walkKeys(record: ForwardConstants, tile: ForwardTile, from: string, to: string): string {
   const nextKeys = keyRows(record, tile.keys, 'next_key');
   const values = valueRows(record, tile.values, 'key');
   return `
-    { ${stageRows(keyRows(record, tile.keys, 'first_key'), tile.copiers)} }
+    { ${stageRows(keyRows(record, tile.keys, from), tile.copiers)} }
     workgroupBarrier();
+    let steps = (${to} - ${from} + KEYS - 1u) / KEYS;
     for (var step = 0u; step < steps; step++) {
-      let key = first_key + step * KEYS;
-      let next_key = min(key + KEYS, end_key - 1u);
+      let key = ${from} + step * KEYS;
+      let next_key = min(key + KEYS, ${to} - 1u);
       ${scores(record, tile)}
       workgroupBarrier();
       ${fetchRows([...nextKeys, ...values], tile.copiers)}

@@ -236,6 +236,7 @@ function walkKeys(record: ForwardConstants, tile: DecodeTile): string {
   return `
     { ${stageRows(cacheRows(record, tile, 'first_key'))} }
     workgroupBarrier();
+    let steps = (end_key - first_key + KEYS - 1u) / KEYS;
     for (var step = 0u; step < steps; step++) {
       let key = first_key + step * KEYS;
       let next_key = min(key + KEYS, end_key - 1u);

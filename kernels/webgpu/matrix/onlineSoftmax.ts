@@ -26,13 +26,12 @@ var<workgroup> factors: array<f32, ROWS>;
 var<workgroup> must_repeat: u32;`;
 }
 
-/** The keys of a split that the tile's rows see, in whole steps of KEYS. Needs tile, first_row, split. */
+/** The keys of a split that the tile's rows see, from a whole step of KEYS on. Needs tile, first_row, split. */
 export const keysOfSplit = `
   let seen = keys_of_rows(tile, first_row, ROWS);
   let split_size = (tile.kv_length + KEYS * u.splits - 1u) / (KEYS * u.splits) * KEYS;
   let first_key = max(seen.x / KEYS * KEYS, split * split_size);
-  let end_key = max(first_key, min(seen.y, (split + 1u) * split_size));
-  let steps = (end_key - first_key + KEYS - 1u) / KEYS;`;
+  let end_key = max(first_key, min(seen.y, (split + 1u) * split_size));`;
 
 /**
  * What a thread knows of its row. It sees column c if c − band.x < band.y, without signs. Needs row, part; `unit` is WGSL

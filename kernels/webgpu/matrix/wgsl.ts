@@ -46,19 +46,24 @@ export function declareSums(name: string, rows: number, columns: number): string
 }
 
 /**
- * Floats as two halves each, the second what the first leaves: 21 bits or more, as long as neither is below the normal
- * numbers of halves.
+ * Floats as two halves each, the second what the first leaves: 21 bits, as long as neither is below the normal numbers of
+ * halves. The first is cut off by its bits: a driver may take a float made of the half that was made of it for the same.
  */
 export const splitHalvesOf = `
-fn high_halves(a: vec4f, b: vec4f) -> vec4u {
+fn high_part(a: vec4f) -> vec4f {
+  return bitcast<vec4f>(bitcast<vec4u>(a) & vec4u(0xffffe000u));
+}
+
+fn packed_halves(a: vec4f, b: vec4f) -> vec4u {
   return vec4u(pack2x16float(a.xy), pack2x16float(a.zw), pack2x16float(b.xy), pack2x16float(b.zw));
 }
 
+fn high_halves(a: vec4f, b: vec4f) -> vec4u {
+  return packed_halves(high_part(a), high_part(b));
+}
+
 fn low_halves(a: vec4f, b: vec4f) -> vec4u {
-  let high = high_halves(a, b);
-  return high_halves(
-    a - vec4f(unpack2x16float(high.x), unpack2x16float(high.y)),
-    b - vec4f(unpack2x16float(high.z), unpack2x16float(high.w)));
+  return packed_halves(a - high_part(a), b - high_part(b));
 }`;
 
 /** Loads a block of left matrices that stay: `NAMEr_k` from `at` + r·16 rows + k matrices. */
