@@ -83,7 +83,10 @@ function ofDecode(problem: MlaProblem): Compiled[] {
   const { dn, dr } = problem;
   const formats = dn % 8 === 0 && dr % 8 === 0 ? (['float32', 'float16'] as const) : (['float32'] as const);
   return formats.flatMap((cacheFormat) => {
-    const record = forwardConstants({ ...problem, cacheFormat });
+    const record = {
+      ...forwardConstants({ ...problem, cacheFormat }),
+      HALF_PARTS: cacheFormat === 'float16' && problem.dv % 4 === 0 ? 1 : 0,
+    };
     return decodeCandidates.map((candidate) => {
       const layout = layOutDecode(candidate, matrixDecodeWork(problem));
       const name = `${nameOfDecode(candidate)}, cache of ${cacheFormat}`;
@@ -99,10 +102,8 @@ const shaders: Compiled[] = [
 
 /** Units that each round of an epilogue takes: its rows times their stride. */
 function epilogueUnits(wgsl: string): number[] {
-  const rounds = wgsl.matchAll(
-    /e < (\d+)u; e \+= THREADS\) \{\s*let at = e \/ (\d+)u;[\s\S]*?arena\[at \* (\d+)u \+ c\]/g,
-  );
-  return [...rounds].map(([, numbers, width, stride]) => (Number(numbers) / Number(width)) * Number(stride));
+  const rounds = wgsl.matchAll(/at < (\d+)u; at \+= THREADS[\s\S]*?arena\[at \* (\d+)u \+ c\]/g);
+  return [...rounds].map(([, rows, stride]) => Number(rows) * Number(stride));
 }
 
 describe('matrix tiles', () => {

@@ -159,8 +159,8 @@ describe('tiles', () => {
       const packers = [false, true].map((hasScales) => packShader(problem, hasScales));
       const copy = copyShader(problem.cacheFormat);
       const others = [
-        mergeShader(problem, 2),
-        mergeShader(problem, 99),
+        mergeShader(problem, { tiles: 1, splits: 2 }),
+        mergeShader(problem, { tiles: 1, splits: 99, hasHalfParts: problem.dv % 4 === 0 }),
         ...packers,
         deltaShader(problem),
         sumShader,

@@ -248,7 +248,7 @@ export function shadersOf(kernel: KernelName, problem: MlaProblem, device: Capab
   if (!plan) return [kernel === names.MLADelta ? deltaShader(problem) : copyShader(problem.cacheFormat)];
   const shaders = [plan.main, ...plan.before.map(({ shader }) => shader)];
   if (kernel === names.MLAAttention || kernel === names.MLADecode) {
-    return plan.cut.splits > 1 ? [...shaders, mergeShader(problem, plan.cut.splits)] : shaders;
+    return plan.cut.splits > 1 ? [...shaders, mergeShader(problem, plan.cut)] : shaders;
   }
   const isDkv = kernel === names.MLAAttentionDkv || kernel === names.MLADecodeDkv;
   shaders.push(packShader(problem, plan.hasScales ?? false));

@@ -8,6 +8,8 @@ export interface Cut {
   tiles: number;
   /** parts into which the walk over keys is split; their results are merged by a second dispatch */
   splits: number;
+  /** whether their outputs are halves until they are merged */
+  hasHalfParts?: boolean;
   /** where each region of packed halves begins, in units of eight; lane T3 only */
   regions?: Partial<Record<Region, number>>;
   /** (batch, key/value heads) of this dispatch, if they are not all; lane T3 only */

@@ -105,17 +105,16 @@ export function runForward(
       run(backend, main, { ...tensors, out, lse }, uniforms, grid);
       return;
     }
-    withScratch(backend, [cut.splits * rows * dv, cut.splits * rows], (outParts, lseParts) => {
-      run(backend, main, { ...tensors, out: outParts, lse: lseParts }, uniforms, grid);
-      const parts = { out_parts: outParts, lse_parts: lseParts, out, lse };
-      run(
-        backend,
-        mergeShader(problem, cut.splits),
-        parts,
-        uniforms,
-        mergeGrid(rows, mergeConstants(dv, cut.splits)),
-      );
-    });
+    const numbers = cut.splits * rows * dv;
+    withScratch(
+      backend,
+      [cut.hasHalfParts ? numbers / 2 : numbers, cut.splits * rows],
+      (outParts, lseParts) => {
+        run(backend, main, { ...tensors, out: outParts, lse: lseParts }, uniforms, grid);
+        const parts = { out_parts: outParts, lse_parts: lseParts, out, lse };
+        run(backend, mergeShader(problem, cut), parts, uniforms, mergeGrid(rows, mergeConstants(dv, cut)));
+      },
+    );
   });
   return [out, lse];
 }

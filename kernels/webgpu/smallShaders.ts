@@ -2,6 +2,7 @@
 import type { CacheFormat } from '../../src/core/cacheFormat.js';
 import * as names from '../../src/core/names.js';
 import type { MlaProblem } from '../../src/core/problem.js';
+import type { Cut } from './problemUniforms.js';
 import { mergeBindings, mergeConstants, mergeSplitsWgsl } from './mergeSplits.js';
 import { forwardConstants } from './mlaAttention.js';
 import { copyBindings, mlaCacheAppendWgsl } from './mlaCacheAppend.js';
@@ -13,8 +14,8 @@ import { packBindings, packStatsWgsl } from './packStats.js';
 import { sumBindings, sumPartsWgsl } from './sumParts.js';
 
 /** Adds the splits of a forward. */
-export function mergeShader({ dv }: MlaProblem, splits: number): NamedShader {
-  const record = mergeConstants(dv, splits);
+export function mergeShader({ dv }: MlaProblem, cut: Cut): NamedShader {
+  const record = mergeConstants(dv, cut);
   return named('mergeSplits', record, mergeBindings, () => mergeSplitsWgsl(record));
 }
 

@@ -65,7 +65,7 @@ export function writeArena(form: Form, at: string, value: string): string {
 
 /**
  * How a storage buffer is read: in vec4 when every row starts and ends on one, else number by number. 'halves' are
- * float16, two to a word, in rows of whole words: they are read only.
+ * float16, two to a word, read in rows of whole words, and written in rows of whole vec4.
  */
 export type Width = 'vec4' | 'scalar' | 'halves';
 
@@ -109,7 +109,14 @@ fn ${name}_load(start: u32, c: u32, columns: u32) -> vec4f {
 }
 
 /** A tensor that is written in vec4 columns: `NAME_store(start, c, columns, value)`, the inverse of `NAME_load`. */
-export function writable(name: string, binding: number, width: Exclude<Width, 'halves'>): string {
+export function writable(name: string, binding: number, width: Width): string {
+  if (width === 'halves') {
+    return `
+@group(0) @binding(${binding}) var<storage, read_write> ${name}: array<vec2u>;
+fn ${name}_store(start: u32, c: u32, columns: u32, value: vec4f) {
+  ${name}[(start >> 2u) + c] = vec2u(pack2x16float(value.xy), pack2x16float(value.zw));
+}`;
+  }
   if (width === 'vec4') {
     return `
 @group(0) @binding(${binding}) var<storage, read_write> ${name}: array<vec4f>;

@@ -49,7 +49,7 @@ export function withoutMatrices(wgsl: string): string {
   if (!left || !right) return wgsl;
   const definitions = matrices(left[1], Number(left[3]), Number(right[1]), Number(left[2]));
   const main = wgsl
-    .replace(/enable \w+;|alias (Left|Right|Sums) = .*;/g, '')
+    .replace(/enable \w+;|diagnostic.*;|alias (Left|Right|Sums) = .*;/g, '')
     .replace(
       /,\s*@builtin\(subgroup_id\) subgroup: u32\) \{/,
       `) {\n  thread = tid;\n  let subgroup = tid / ${LANES}u;`,
@@ -59,6 +59,7 @@ export function withoutMatrices(wgsl: string): string {
     .replace(/subgroupMatrixMultiplyAccumulate\(/g, 'multiply(')
     // subgroups of a software GPU have four threads; and what waits for all of them must be reached by all of them
     .replace('if (subgroup < SOFT_SUBGROUPS) {', '{')
+    .replace('if (subgroupAny(reference == LEAST)) {', '{')
     .replace(/subgroupShuffleXor\((\w+), (4|8|16)u\)/g, 'shuffle_far($1, $2u)');
   return `enable subgroups;\n${main}\n${definitions}`;
 }

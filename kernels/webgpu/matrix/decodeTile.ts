@@ -13,7 +13,7 @@ export const KEYS = THREADS / ROW_COPIERS;
 export const KEY_GROUPS = KEYS / EDGE;
 
 export interface DecodeCandidate {
-  /** groups of sixteen rows; the subgroups of each share the depth of the scores, and the columns of the output */
+  /** groups of sixteen rows; the subgroups of each share the depth and the keys of their scores */
   ROW_GROUPS: number;
 }
 
@@ -29,8 +29,8 @@ export interface DecodeWork {
 
 export interface DecodeTile extends DecodeCandidate {
   ROWS: number;
-  /** subgroups of a row group: each has a part of the output's columns */
-  COLUMN_GROUPS: number;
+  /** subgroups of a row group */
+  SCORE_GROUPS: number;
   /** parts of the depth of the scores, added by the softmax */
   DEPTH_GROUPS: number;
   /** depth in matrices, of all and of one part; columns of the output in matrices that a subgroup owns */
@@ -52,20 +52,20 @@ export function nameOfDecode({ ROW_GROUPS }: DecodeCandidate): string {
 
 export function layOutDecode({ ROW_GROUPS }: DecodeCandidate, { units, valueUnits }: DecodeWork): DecodeTile {
   const ROWS = ROW_GROUPS * EDGE;
-  const COLUMN_GROUPS = SUBGROUPS / ROW_GROUPS;
-  const DEPTH_GROUPS = COLUMN_GROUPS / KEY_GROUPS;
+  const SCORE_GROUPS = SUBGROUPS / ROW_GROUPS;
+  const DEPTH_GROUPS = SCORE_GROUPS / KEY_GROUPS;
   const steps = Math.ceil(units / EDGE_UNITS);
   const ownSteps = Math.ceil(steps / DEPTH_GROUPS);
-  const own = Math.ceil(valueUnits / EDGE_UNITS / COLUMN_GROUPS);
+  const own = Math.ceil(valueUnits / EDGE_UNITS / SUBGROUPS);
   // the last subgroup may own matrices of columns that no key has
-  const width = Math.max(steps, own * COLUMN_GROUPS) * EDGE_UNITS;
+  const width = Math.max(steps, own * SUBGROUPS) * EDGE_UNITS;
   const cache = { at: 0, stride: width + 1 };
   const scores = { at: KEYS * cache.stride, stride: KEYS / 4 + 1 };
   const arena = scores.at + DEPTH_GROUPS * ROWS * scores.stride;
   return {
-    ...{ ROW_GROUPS, ROWS, COLUMN_GROUPS, DEPTH_GROUPS, steps, ownSteps, own, cache, scores, arena },
+    ...{ ROW_GROUPS, ROWS, SCORE_GROUPS, DEPTH_GROUPS, steps, ownSteps, own, cache, scores, arena },
     bytes: 16 * arena + 4 * ROWS + 16,
-    registers: 4 * ownSteps + 8 * own + 4 * Math.ceil(units / ROW_COPIERS),
+    registers: 4 * ownSteps + 8 * ROW_GROUPS * own + 4 * Math.ceil(units / ROW_COPIERS),
   };
 }
 

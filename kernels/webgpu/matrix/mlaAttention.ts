@@ -166,10 +166,10 @@ fn main(
   ${parts === 1 ? padding : ''}
   ${
     parts === 1
-      ? `${walkTwice(reset, walkKeys(record, tile, 'first_key', 'end_key'))}
+      ? `${walkTwice(ROW_THREADS, reset, walkKeys(record, tile, 'first_key', 'end_key'))}
   ${finishRow(ROW_THREADS, 'part == 0u')}
   ${store(storeOutput)}`
-      : walkTwice('', walkInShares(record, tile, `${reset}${padding}`, store))
+      : walkTwice(ROW_THREADS, '', walkInShares(record, tile, `${reset}${padding}`, store))
   }
 }
 `;

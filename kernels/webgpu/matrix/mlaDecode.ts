@@ -5,7 +5,7 @@
  * Grid: batch × tiles of ROWS packed rows × splits of the keys. A workgroup reads every key once for all of its rows:
  *   scores = Q·Kᵀ           each subgroup sixteen rows, sixteen keys and a part of the depth; matrices → arena
  *   softmax                 eight threads a row add the parts (onlineSoftmax.ts); weights as halves in the place of the first
- *   out += weights·K        each subgroup sixteen rows and a part of the columns, from the very rows that were staged
+ *   out += weights·K        each subgroup all rows and a part of the columns, from the very rows that were staged
  * Each split writes an output and an lse of
  * its own; mergeSplits.ts joins them.
  */
@@ -23,8 +23,8 @@ import {
 } from '../operands.js';
 import type { Binding } from '../operands.js';
 import { problemUniforms } from '../problemUniforms.js';
-import { constants, repeat } from '../wgsl.js';
-import { THREADS } from './choose.js';
+import { constants, repeat, writable } from '../wgsl.js';
+import { SUBGROUPS, THREADS } from './choose.js';
 import { KEYS, KEY_GROUPS } from './decodeTile.js';
 import {
   finishRow,
@@ -85,15 +85,20 @@ export function matrixDecodeWork(problem: MlaProblem): DecodeWork {
   };
 }
 
-export function matrixDecodeWgsl(record: ForwardConstants, tile: DecodeTile): string {
-  const { ROWS, ROW_GROUPS, COLUMN_GROUPS, own } = tile;
-  const groups = { rowGroup: 'row_group', columnGroup: 'column_group', columnGroups: COLUMN_GROUPS };
+export interface DecodeConstants extends ForwardConstants {
+  /** 1 if the outputs of splits are halves, until they are merged */
+  HALF_PARTS: number;
+}
+
+export function matrixDecodeWgsl(record: DecodeConstants, tile: DecodeTile): string {
+  const { ROWS, ROW_GROUPS, own } = tile;
+  const groups = { rowGroup: '0u', columnGroup: 'subgroup', columnGroups: SUBGROUPS };
   const bindings = matrixDecodeBindings(record);
   const binding = (name: string): number => bindings.findIndex((candidate) => candidate.name === name);
   const inHalves = record.IS_PACKED === 1 ? ['k', 'k_rope'] : [];
   const rows = bindings
     .map(({ name }) => name)
-    .filter((name) => !['kv_lengths', 'lse', ...inHalves].includes(name));
+    .filter((name) => !['kv_lengths', 'lse', 'out', ...inHalves].includes(name));
   const { QK8, DR8 } = unitCounts(record);
   return `
 ${matrixHead}
@@ -115,6 +120,7 @@ ${constants({
 })}
 ${problemUniforms(bindings.length)}
 ${declareRows(bindings, rows, widthOf(record))}
+${writable('out', binding('out'), record.HALF_PARTS ? 'halves' : widthOf(record))}
 ${declareLengths(bindings)}
 ${inHalves
   .filter((name) => name === 'k' || DR8 > 0)
@@ -142,14 +148,14 @@ fn main(
   ${keysOfSplit}
 
   let row_group = subgroup % ROW_GROUPS;
-  let column_group = subgroup / ROW_GROUPS;
-  let depth_group = column_group / KEY_GROUPS;
-  let scores_at = SCORES + depth_group * PART_SCORES + row_group * (16u * SCORE_STRIDE) + column_group % KEY_GROUPS * 4u;
-  let weights_at = SCORES + row_group * (16u * SCORE_STRIDE);
+  let score_group = subgroup / ROW_GROUPS;
+  let depth_group = score_group / KEY_GROUPS;
+  let query_group = row_group + ROW_GROUPS * depth_group;
+  let scores_at = SCORES + depth_group * PART_SCORES + row_group * (16u * SCORE_STRIDE) + score_group % KEY_GROUPS * 4u;
   let copy_row = tid / ROW_COPIERS;
   let copy_unit = tid % ROW_COPIERS;
   ${loadQueries(record, tile)}
-  ${declareSums('o', 1, own)}
+  ${declareSums('o', ROW_GROUPS, own)}
 
   // the first threads each look after four scores of a row
   let row = min(tid / ROW_THREADS, ROWS - 1u);
@@ -157,9 +163,9 @@ fn main(
   let soft_at = SCORES + row * SCORE_STRIDE + part;
   ${startRow()}
   ${clearPadding(tile.cache, KEYS, QK8)}
-  ${walkTwice(resetSums('o', 1, own), walkKeys(record, tile))}
+  ${walkTwice(KEYS / 4, resetSums('o', ROW_GROUPS, own), walkKeys(record, tile))}
   ${finishRow(KEYS / 4, 'part == 0u && tid < ROWS * ROW_THREADS')}
-  ${storeRows({ name: 'o', rows: ROWS, rowTiles: 1, own, arena: tile.arena, ...groups }, storeOutput)}
+  ${storeRows({ name: 'o', rows: ROWS, rowTiles: ROW_GROUPS, own, arena: tile.arena, ...groups }, storeOutput)}
 }
 `;
 }
@@ -209,7 +215,10 @@ function cacheRows(record: ForwardConstants, { cache }: DecodeTile, key: string)
 }
 
 /** Rows of queries as halves through the arena into matrices: of each subgroup its rows and its part of the depth. */
-function loadQueries(record: ForwardConstants, { ROWS, cache, ownSteps }: DecodeTile): string {
+function loadQueries(
+  record: ForwardConstants,
+  { ROWS, ROW_GROUPS, DEPTH_GROUPS, cache, ownSteps }: DecodeTile,
+): string {
   const { DN8, DR8, QK8 } = unitCounts(record);
   const m = 'min(first_row + copy_row, u.sq * GROUP - 1u)';
   const to = `copy_row * ${cache.stride}u`;
@@ -227,7 +236,16 @@ function loadQueries(record: ForwardConstants, { ROWS, cache, ownSteps }: Decode
   if (copy_row < ROWS) { ${stageRows(parts)} }
   ${clearPadding({ at: 0, stride: cache.stride }, ROWS, QK8)}
   workgroupBarrier();
-  ${repeat(ownSteps, (k) => `let q0_${k} = subgroupMatrixLoad<Left, row_major>(&arena, row_group * ${EDGE * cache.stride}u + depth_group * ${ownSteps * EDGE_UNITS}u + ${k * EDGE_UNITS}u, ${cache.stride}u);`)}
+  ${repeat(ownSteps, (k) => `var q0_${k}: Left;`)}
+  ${byGroup('query_group', ROW_GROUPS * DEPTH_GROUPS, (group) => {
+    const at =
+      (group % ROW_GROUPS) * EDGE * cache.stride + Math.floor(group / ROW_GROUPS) * ownSteps * EDGE_UNITS;
+    return repeat(
+      ownSteps,
+      (k) =>
+        `q0_${k} = subgroupMatrixLoad<Left, row_major>(&arena, ${at + k * EDGE_UNITS}u, ${cache.stride}u);`,
+    );
+  })}
   workgroupBarrier();`;
 }
 
@@ -240,9 +258,9 @@ function walkKeys(record: ForwardConstants, tile: DecodeTile): string {
     for (var step = 0u; step < steps; step++) {
       let key = first_key + step * KEYS;
       let next_key = min(key + KEYS, end_key - 1u);
+      ${fetchRows(next)}
       ${scores(tile)}
       workgroupBarrier();
-      ${fetchRows(next)}
       if (subgroup < SOFT_SUBGROUPS) { ${softmax(tile)} }
       workgroupBarrier();
       ${addLatents(tile)}
@@ -253,8 +271,8 @@ function walkKeys(record: ForwardConstants, tile: DecodeTile): string {
 }
 
 /** F1: a part of the depth of sixteen rows with sixteen keys. */
-function scores({ COLUMN_GROUPS, cache, steps, ownSteps, scores: to }: DecodeTile): string {
-  return byGroup('column_group', COLUMN_GROUPS, (group) => {
+function scores({ SCORE_GROUPS, cache, steps, ownSteps, scores: to }: DecodeTile): string {
+  return byGroup('score_group', SCORE_GROUPS, (group) => {
     const first = Math.floor(group / KEY_GROUPS) * ownSteps;
     const count = Math.max(0, Math.min(ownSteps, steps - first));
     const part = { at: cache.at + first * EDGE_UNITS, stride: cache.stride };
@@ -289,16 +307,16 @@ function softmax({ DEPTH_GROUPS }: DecodeTile): string {
     }`;
 }
 
-/** F4: sixteen rows of weights times a part of the columns of the keys. */
-function addLatents({ COLUMN_GROUPS, own, cache, scores: weights }: DecodeTile): string {
-  return byGroup('column_group', COLUMN_GROUPS, (group) =>
+/** F4: all rows of weights times a part of the columns of the keys. */
+function addLatents({ ROW_GROUPS, own, cache, scores: weights }: DecodeTile): string {
+  return byGroup('subgroup', SUBGROUPS, (group) =>
     addWeightedRows(
       'o',
-      1,
+      ROW_GROUPS,
       KEYS / EDGE,
       [...Array(own).keys()].map((c) => group * own + c),
       cache,
-      (_r, k) => `weights_at + ${4 * k}u`,
+      (r, k) => `${weights.at + r * EDGE * weights.stride + 4 * k}u`,
       weights.stride,
     ),
   );

@@ -43,7 +43,8 @@ export function startRow(unit?: string): string {
   let visible = keys_of_rows(tile, m, 1u);
   let band = vec2u(visible.x, max(visible.x, min(visible.y, end_key)) - visible.x);
   let scale = abs(u.scale) * ${Math.LOG2E}${unit ? ` * ${unit};\n  let HIDDEN = -1e21 / scale` : ''};
-  var row_max = LEAST;
+  // a row that sees nothing waits for no score
+  var row_max = select(LEAST, 0.0, band.y == 0u);
   var row_sum = 0.0;
   var reference = LEAST;
   if (tid == 0u) { must_repeat = 0u; }`;
@@ -55,20 +56,29 @@ export function visibleOr(hidden: string, values: string, first: number): string
   return `select(vec4f(${hidden}), ${values}, vec4u(column) + vec4u(${columns}) < vec4u(band.y))`;
 }
 
-/** The row's maximum and reference, from the maximum `part_max` of each of its `threads` threads. */
+/** A row's reference, once it sees a key, from the maximum `part_max` of each of its `threads` threads. */
 export function meetScores(threads: number): string {
   return `
-    ${shuffle(threads, (by) => `part_max = max(part_max, subgroupShuffleXor(part_max, ${by}u));`)}
     row_max = max(row_max, part_max * scale);
-    reference = select(reference, row_max + HEADROOM, reference == LEAST && row_max > LEAST);`;
+    if (subgroupAny(reference == LEAST)) {
+      ${joinMaxima(threads)}
+      reference = select(reference, row_max + HEADROOM, reference == LEAST && row_max > LEAST);
+    }`;
+}
+
+function joinMaxima(threads: number): string {
+  return shuffle(threads, (by) => `row_max = max(row_max, subgroupShuffleXor(row_max, ${by}u));`);
 }
 
 export function weightOf(scores: string): string {
   return `exp2(min(fma(${scores}, vec4f(scale), vec4f(-reference)), vec4f(MOST_WEIGHT)))`;
 }
 
-/** `walk` over the keys with sums that `reset` makes 0, and once more if a row asks for it. It ends with a barrier. */
-export function walkTwice(reset: string, walk: string): string {
+/**
+ * `walk` over the keys with sums that `reset` makes 0, and once more if one of a row's `threads` threads asks for it. It
+ * ends with a barrier.
+ */
+export function walkTwice(threads: number, reset: string, walk: string): string {
   return `
   for (var walk = 0u; walk < 2u; walk++) {
     ${reset}
@@ -77,6 +87,7 @@ export function walkTwice(reset: string, walk: string): string {
     ${walk}
     if (row_max > reference + ROOM) { must_repeat = 1u; }
     if (workgroupUniformLoad(&must_repeat) == 0u) { break; }
+    ${joinMaxima(threads)}
   }`;
 }
 

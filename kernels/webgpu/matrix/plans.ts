@@ -11,6 +11,7 @@ import type { BackwardTile } from './backwardTile.js';
 import { whyIllegal } from './choose.js';
 import { KEYS as DECODE_KEYS, chooseDecodeTile, nameOfDecode, splitsOfDecode } from './decodeTile.js';
 import { matrixDecodeBindings, matrixDecodeWgsl, matrixDecodeWork } from './mlaDecode.js';
+import type { DecodeConstants } from './mlaDecode.js';
 import { gradientMaximaWgsl, maximaBindings } from './gradientScales.js';
 import { maximaGroups, maximaSize } from './maxima.js';
 import { operandMaximaBindings, operandMaximaWgsl } from './operandScales.js';
@@ -105,21 +106,23 @@ export function planMatrixDecode(
   prefer?: string,
 ): KernelPlan | string {
   if (lane === 'T3x') return 'there is no decode of split halves';
-  const record = forwardConstants(problem);
   const work = matrixDecodeWork(problem);
   const chosen = chooseDecodeTile(work, device.limits, prefer);
   if (typeof chosen === 'string') return chosen;
   const { tile, passedOver, candidates } = chosen;
   const { ROW_GROUPS, ROWS, bytes, registers } = tile;
+  const tiles = tilesOf(problem, ROWS);
+  const splits = splitsOfDecode(tile, work);
+  // what splits write and the merge reads takes longer than a short walk
+  const hasHalfParts = splits > 1 && problem.dv % 4 === 0;
+  const record: DecodeConstants = { ...forwardConstants(problem), HALF_PARTS: hasHalfParts ? 1 : 0 };
   const main = named(kernel, { LANE: 'T3', ...record, ROW_GROUPS }, matrixDecodeBindings(record), () =>
     matrixDecodeWgsl(record, tile),
   );
-  const tiles = tilesOf(problem, ROWS);
-  const splits = splitsOfDecode(tile, work);
   return {
     lane: 'T3',
     tile: { ROWS, KEYS: DECODE_KEYS, bytes, registers },
-    cut: { tiles, splits },
+    cut: { tiles, splits, hasHalfParts },
     grid: [problem.b, tiles, splits],
     passedOver,
     candidate: nameOfDecode(tile),

@@ -21,6 +21,8 @@ export const matrixHead = `
 enable f16;
 enable subgroups;
 enable chromium_experimental_subgroup_matrix;
+// the compiler does not know that subgroupAny() tells all of a subgroup the same
+diagnostic(off, subgroup_uniformity);
 
 alias Left = subgroup_matrix_left<f16, ${EDGE}, ${EDGE}>;
 alias Right = subgroup_matrix_right<f16, ${EDGE}, ${EDGE}>;
@@ -214,15 +216,19 @@ export interface Held {
   columnGroup: string;
 }
 
+/** Threads that write a row. */
+const ROW_WRITERS = 8;
+
 /**
  * The sums through the arena in as many rounds as it needs: `store` is WGSL that writes `value`, column `column` (in
- * vec4) of row `at` of the tile. It begins when nobody reads the arena any more.
+ * vec4) of row `at` of the tile. It begins when nobody reads the arena any more. What a thread has written before, it
+ * writes again in the next call.
  */
 export function storeRows(held: Held, store: string): string {
   const { name, rows, rowTiles, own, columnGroups, arena, rowGroup, columnGroup } = held;
   const quads = 2 * EDGE_UNITS;
   const most = Math.floor((Math.floor(arena / rows) - 1) / quads / columnGroups);
-  const perRound = Math.max(1, Math.min(own, most));
+  const perRound = Math.max(1, Math.min(own, 2 ** Math.floor(Math.log2(most))));
   return repeat(Math.ceil(own / perRound), (round) => {
     const first = round * perRound;
     const all = [...Array(Math.min(perRound, own - first)).keys()].map((i) => first + i);
@@ -232,12 +238,16 @@ export function storeRows(held: Held, store: string): string {
     return `
   ${storeSums(name, rowTiles, all, place, stride)}
   workgroupBarrier();
-  for (var e = tid; e < ${rows * width * columnGroups}u; e += THREADS) {
-    let at = e / ${width * columnGroups}u;
-    let c = e % ${width * columnGroups}u;
-    let column = c / ${width}u * ${own * quads}u + ${first * quads}u + c % ${width}u;
-    let value = bitcast<vec4f>(arena[at * ${stride}u + c]);
-    ${store}
+  for (var at = tid / ${ROW_WRITERS}u; at < ${rows}u; at += THREADS / ${ROW_WRITERS}u) {
+    ${repeat(
+      Math.ceil((width * columnGroups) / ROW_WRITERS),
+      (i) => `{
+      let c = tid % ${ROW_WRITERS}u + ${i * ROW_WRITERS}u;
+      let column = c / ${width}u * ${own * quads}u + ${first * quads}u + c % ${width}u;
+      let value = bitcast<vec4f>(arena[at * ${stride}u + c]);
+      ${(i + 1) * ROW_WRITERS <= width * columnGroups ? store : `if (c < ${width * columnGroups}u) { ${store} }`}
+    }`,
+    )}
   }
   workgroupBarrier();`;
   });
