@@ -4,12 +4,23 @@
  *
  * Needs in the shader: `head` (batch · hkv + kv_head), `batch`, `copy_row`, `copy_unit` and the binding `halves`.
  */
-import type { OperandConstants } from '../operands.js';
+import type { Binding, OperandConstants } from '../operands.js';
 import { repeat } from '../wgsl.js';
 import { unitCounts } from './halves.js';
 
 /** Threads that copy one row; THREADS / ROW_COPIERS rows are staged at a time. */
 export const ROW_COPIERS = 8;
+
+/** Declares bindings that are read or written in units. */
+export function declareUnits(all: Binding[], names: string[]): string {
+  return names
+    .map((name) => {
+      const binding = all.findIndex((candidate) => candidate.name === name);
+      const access = all[binding].access === 'write' ? 'read_write' : 'read';
+      return `@group(0) @binding(${binding}) var<storage, ${access}> ${name}: array<vec4u>;`;
+    })
+    .join('\n');
+}
 
 /** Where rows lie in the arena: `stride` units from one to the next, from unit `at` on. */
 export interface Place {
@@ -58,30 +69,30 @@ export function gradientRows(record: OperandConstants, { at, stride }: Place, m:
   return [{ name: 'd_out', units: unitCounts(record).DV8, from, to: `${at}u + copy_row * ${stride}u` }];
 }
 
-export function fetchRows(rows: Copied[]): string {
+export function fetchRows(rows: Copied[], copiers = ROW_COPIERS): string {
   return rows
     .map(
       ({ name, units, from, load }) => `let ${name}_from = ${from};
-${repeat(Math.ceil(units / ROW_COPIERS), (i) => {
-  const unit = `copy_unit + ${i * ROW_COPIERS}u`;
+${repeat(Math.ceil(units / copiers), (i) => {
+  const unit = `copy_unit + ${i * copiers}u`;
   return `let ${name}_${i} = ${load ? load(unit) : `halves[${name}_from + ${unit}]`};`;
 })}`,
     )
     .join('\n');
 }
 
-export function putRows(rows: Copied[]): string {
+export function putRows(rows: Copied[], copiers = ROW_COPIERS): string {
   const putRow = ({ name, units, to }: Copied): string =>
-    repeat(Math.ceil(units / ROW_COPIERS), (i) => {
-      const put = `arena[${to} + copy_unit + ${i * ROW_COPIERS}u] = ${name}_${i};`;
-      return (i + 1) * ROW_COPIERS <= units ? put : `if (copy_unit < ${units - i * ROW_COPIERS}u) { ${put} }`;
+    repeat(Math.ceil(units / copiers), (i) => {
+      const put = `arena[${to} + copy_unit + ${i * copiers}u] = ${name}_${i};`;
+      return (i + 1) * copiers <= units ? put : `if (copy_unit < ${units - i * copiers}u) { ${put} }`;
     });
   return rows.map(putRow).join('\n');
 }
 
 /** Both, where nothing else is to be done meanwhile. */
-export function stageRows(rows: Copied[]): string {
-  return `${fetchRows(rows)}\n${putRows(rows)}`;
+export function stageRows(rows: Copied[], copiers = ROW_COPIERS): string {
+  return `${fetchRows(rows, copiers)}\n${putRows(rows, copiers)}`;
 }
 
 /** Units of `rows` staged rows that nothing is put into: 0 times them must be 0. */
