@@ -13,10 +13,10 @@ import type { Capabilities, Lane, LaneConstants } from './capabilities.js';
 import {
   planMatrixBackward,
   planMatrixDecode,
+  planMatrixDecodeBackward,
   planMatrixDkv,
   planMatrixDq,
   planMatrixForward,
-  whyNoGradient,
   whyNoMatrices,
 } from './matrix/plans.js';
 import { forwardBindings, forwardConstants, forwardWork, mlaAttentionWgsl } from './mlaAttention.js';
@@ -151,7 +151,8 @@ export function planDq(kernel: KernelName, problem: MlaProblem, device: Capabili
   };
   return planned(kernel, problem, device, (lane, prefer) =>
     lane === 'T3'
-      ? (whyNoMatrices(problem) ?? whyNoGradient(problem) ?? planMatrixDq(kernel, problem, device))
+      ? (whyNoMatrices(problem) ??
+        (problem.op === 'mlaDecode' ? planMatrixDecodeBackward : planMatrixDq)(kernel, problem, device))
       : planTiles(kernel, problem, device, lane, tiles, prefer),
   );
 }
@@ -166,7 +167,8 @@ export function planDkv(kernel: KernelName, problem: MlaProblem, device: Capabil
   };
   return planned(kernel, problem, device, (lane, prefer) => {
     if (lane === 'T3') {
-      return whyNoMatrices(problem) ?? whyNoGradient(problem) ?? planMatrixDkv(kernel, problem, device);
+      const planMatrices = problem.op === 'mlaDecode' ? planMatrixDecodeBackward : planMatrixDkv;
+      return whyNoMatrices(problem) ?? planMatrices(kernel, problem, device);
     }
     const plan = planTiles(kernel, problem, device, lane, tiles, prefer);
     if (typeof plan === 'string') return plan;

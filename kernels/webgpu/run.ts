@@ -290,8 +290,11 @@ export function runDecodeDkv(
   const dKRope = makeOutput(backend, inputs.kRope.shape);
   const plan = planDkv(kernel, problem, capabilitiesOf(backend.device));
   const { main, cut, grid } = plan;
-  withStats(backend, problem, plan, inputs, 0, (tensors) => {
-    run(backend, main, { ...tensors, d_k: dCkv, d_k_rope: dKRope }, packUniforms(problem, cut), grid);
+  const uniforms = packUniforms(problem, cut);
+  withStats(backend, problem, plan, inputs, 0, (given) => {
+    withOperands(backend, plan, given, uniforms, (tensors) => {
+      run(backend, main, { ...tensors, d_k: dCkv, d_k_rope: dKRope }, uniforms, grid);
+    });
   });
   return [dCkv, dKRope];
 }

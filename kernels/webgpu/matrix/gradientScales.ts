@@ -24,27 +24,32 @@ export const maximaSize = 4 * PARTS;
 const ROW_THREADS = 8;
 const GROUP_ROWS = THREADS / ROW_THREADS;
 
-export const maximaBindings: Binding[] = [
-  { name: 'd_out', access: 'read' },
-  { name: 'v', access: 'read' },
-  { name: 'stats', access: 'read' },
-  { name: 'maxima', access: 'write' },
-];
+/** The values of MLADecode are its keys. */
+export function maximaBindings({ IS_DECODE, IS_PACKED }: OperandConstants): Binding[] {
+  return [
+    { name: 'd_out', access: 'read' },
+    { name: IS_DECODE ? 'k' : 'v', access: 'read', isPacked: IS_PACKED === 1 },
+    { name: 'stats', access: 'read' },
+    { name: 'maxima', access: 'write' },
+  ];
+}
 
 export function maximaBinding(bindings: Binding[]): number {
   return bindings.findIndex(({ name }) => name === 'maxima');
 }
 
-export function maximaGroups({ b, hq, sq }: MlaProblem): number {
-  return Math.max(1, Math.min(PARTS, Math.ceil((b * hq * sq) / GROUP_ROWS)));
+export function maximaGroups({ b, hq, hkv, sq, skv }: MlaProblem): number {
+  return Math.max(1, Math.min(PARTS, Math.ceil((b * Math.max(hq * sq, hkv * skv)) / GROUP_ROWS)));
 }
 
 export function gradientMaximaWgsl(record: OperandConstants): string {
+  const bindings = maximaBindings(record);
+  const [dOut, values] = bindings;
   return `
 ${operandSizes(record)}
 ${constants({ THREADS, PARTS, ROW_THREADS, GROUP_ROWS })}
-${problemUniforms(maximaBindings.length)}
-${declareRows(maximaBindings, ['d_out', 'v'], widthOf(record))}
+${problemUniforms(bindings.length)}
+${declareRows(bindings, [dOut.name, values.name], widthOf(record))}
 ${tileRows}
 ${valueColumns(record)}
 ${dOutColumn}
