@@ -1,6 +1,7 @@
 /**
  * MLADecodeDkv on subgroup matrices, B2, B3, B5-B7 of gradients/README.md; the steps are in decodeBackward.ts.
- * Grid: batch × tiles of LEFT keys. Both gradients of a latent, as value and as key, are added in the same sums.
+ * Grid: batch × tiles of LEFT keys × splits of the rows that see them. Both gradients of a latent, as value and as key, are
+ * added in the same sums; each split writes a share of its own, and sumParts.ts adds them.
  */
 import type { OperandConstants } from '../operands.js';
 import { cacheRows } from './cacheRows.js';
@@ -35,10 +36,15 @@ fn main(
   @builtin(subgroup_id) subgroup: u32) {
   let batch = group.x;
   let first_key = group.y * LEFT;
+  let split = group.z;
   ${placeDecodeBackward}
   let seeing = rows_of_keys(tile, first_key, LEFT);
-  let first_right = seeing.x / RIGHT * RIGHT;
-  let steps = (max(seeing.y, first_right) - first_right + RIGHT - 1u) / RIGHT;
+  let first_row = seeing.x / RIGHT * RIGHT;
+  let all_steps = (max(seeing.y, first_row) - first_row + RIGHT - 1u) / RIGHT;
+  let split_steps = (all_steps + u.splits - 1u) / u.splits;
+  let first_step = min(split * split_steps, all_steps);
+  let first_right = first_row + first_step * RIGHT;
+  let steps = min(split_steps, all_steps - first_step);
   ${loadLeft(tile, [{ rows: (place, row) => cacheRows(record, place, row), units: QK8 }], 'first_key')}
   ${declareSums('g', 1, tile.own)}
 
@@ -63,9 +69,9 @@ fn main(
 }
 
 function storeDecodeDkv(record: OperandConstants): string {
-  const nope = 'd_k_store(batch * u.k_b + j * u.k_s, column, DN, value * sum_scale);';
-  const rope =
-    'd_k_rope_store(batch * u.k_rope_b + j * u.k_rope_s, column - 2u * DN8, DR, value * sum_scale);';
+  const first = 'split * u.batch * u.skv';
+  const nope = `d_k_store(${first} * DN + batch * u.k_b + j * u.k_s, column, DN, value * sum_scale);`;
+  const rope = `d_k_rope_store(${first} * DR + batch * u.k_rope_b + j * u.k_rope_s, column - 2u * DN8, DR, value * sum_scale);`;
   return `
     let j = first_key + at;
     if (j < u.skv) { ${storeParts(record, nope, rope)} }`;

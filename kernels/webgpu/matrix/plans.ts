@@ -173,7 +173,10 @@ export function planMatrixDecodeBackward(
   const wgsl = isDkv ? matrixDecodeDkvWgsl : matrixDecodeDqWgsl;
   const main = named(kernel, { LANE: 'T3', ...record }, decodeBackwardBindings(record), () => wgsl(record));
   const tiles = isDkv ? Math.ceil(skv / DECODE_LEFT) : tilesOf(problem, DECODE_LEFT);
-  const splits = isDkv ? 1 : splitsOfDecode({ ROWS: DECODE_LEFT }, matrixDecodeWork(problem));
+  const work = matrixDecodeWork(problem);
+  // …Dkv owns keys and walks over the rows
+  const ofSplits = isDkv ? { ...work, rows: work.keys, keys: work.rows } : work;
+  const splits = splitsOfDecode({ ROWS: DECODE_LEFT }, ofSplits);
   const decodeSides = { LEFT: DECODE_LEFT, RIGHT: DECODE_RIGHT };
   return { ...backwardPlan(problem, decodeSides, tile, tiles, splits), grid: [b, tiles, splits], main };
 }
