@@ -33,7 +33,7 @@ const casesByKernel = {
   MLAAttentionDq: ofGradients,
   MLAAttentionDkv: ofGradients,
   MLADecode: ['four tokens, ragged', 'no rope', 'odd columns', 'window both sides', 'top left'],
-  MLADecodeDq: [...ofDecode, 'ranks 256/32'],
+  MLADecodeDq: [...ofDecode, 'ranks 256/32', 'deepseek, ragged'],
   MLADecodeDkv: [...ofDecode, 'ranks 256/32'],
 };
 const kernels = Object.keys(casesByKernel) as (keyof typeof casesByKernel)[];

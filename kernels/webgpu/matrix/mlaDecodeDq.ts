@@ -27,6 +27,7 @@ export function matrixDecodeDqWgsl(record: DecodeBackwardConstants): string {
   const { QK8, DV8 } = unitCounts(record);
   return `
 ${decodeBackwardHead(record, tile)}
+// what keysOfSplit calls them
 ${constants({ ROWS: LEFT, KEYS: RIGHT })}
 ${queryStart}
 ${record.DR > 0 ? queryRopeStart : ''}
