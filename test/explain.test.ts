@@ -9,7 +9,7 @@ import { explain, mlaAttention, mlaDecode } from '../src/index.js';
 import type { MlaProblem } from '../src/core/problem.js';
 import type { KernelName, Precision } from '../src/index.js';
 import '../src/webgpu.js';
-import { attentionCases } from './cases.js';
+import { attentionCases, decodeCases } from './cases.js';
 import { onEachDevice, threadsInIsolation } from './support/devices.js';
 import { expectEqual, expectTrue } from './support/expect.js';
 import { problemOf } from './support/inputs.js';
@@ -285,6 +285,31 @@ describe('lanes of webgpu', () => {
     };
     expectEqual(lanesOf({ ...device, hasF16: true }), ['T2', true]);
     expectEqual(lanesOf(withMatrices), ['T3', false]);
+  });
+
+  it("mlaDecode's gradients are on matrices too, where they fit", () => {
+    const [latent] = decodeCases.filter(({ name }) => name === 'deepseek');
+    const matrices = { ...device, hasF16: true, subgroups: { min: 32, max: 32 }, matrices: knownMatrices };
+    const planOn = (maxComputeWorkgroupStorageSize: number, given: Partial<MlaProblem> = {}): unknown[] => {
+      const problem: MlaProblem = { ...problemOf(latent), precision: 'auto', ...given };
+      const on = { ...matrices, limits: { ...device.limits, maxComputeWorkgroupStorageSize } };
+      return [planDq('MLADecodeDq', problem, on), planDkv('MLADecodeDkv', problem, on)].map(
+        ({ lane, passedOver }) => [lane, passedOver.find(({ candidate }) => candidate === 'T3')?.reason],
+      );
+    };
+    expectEqual(planOn(49152), [
+      ['T3', undefined],
+      ['T3', undefined],
+    ]);
+    expectEqual(planOn(32768), [
+      ['T3', undefined],
+      ['T2', '48768 bytes of workgroup memory, the device allows 32768'],
+    ]);
+    const tooSmall = 'softmaxScale 0.000001 makes dS too small for halves';
+    expectEqual(planOn(49152, { softmaxScale: 1e-6 }), [
+      ['T2', tooSmall],
+      ['T2', tooSmall],
+    ]);
   });
 
   it('says of every lane why it has no tile', () => {

@@ -2,7 +2,6 @@
  * precision 'float16' on webgpu: the table once more, and what halves are known to break on. In lane T2, which every
  * device has, and on hardware on a device of our own too, in lane T3 if it has matrices.
  */
-import * as tf from '@tensorflow/tfjs-core';
 import type { Case } from './cases.js';
 import { answersOf, runReference, signatures } from './support/answers.js';
 import type { ComparedKernel } from './support/answers.js';
@@ -11,8 +10,9 @@ import { onEachDevice } from './support/devices.js';
 import { expectTrue } from './support/expect.js';
 import type { DataByName } from './support/inputs.js';
 import { uniforms } from './support/inputs.js';
-import { casesOf, compareWithReference } from './support/kernelTest.js';
-import { itForEach, read, toTensor } from './support/onDevice.js';
+import { casesOf, compareWithReference, outputsOf } from './support/kernelTest.js';
+import { itForEach, toTensor } from './support/onDevice.js';
+import type { read } from './support/onDevice.js';
 
 /** What a software GPU does again: every sort of shader, several tiles, lengths, groups. */
 const chosen = [
@@ -85,12 +85,8 @@ async function expectKernel(
   tensors: DataByName,
   check: (name: string, got: Awaited<ReturnType<typeof read>>) => void,
 ): Promise<void> {
-  const { inputs: names, outputs } = signatures[kernel];
-  const inputs = Object.fromEntries(names.map((name) => [name, toTensor(tensors[name])]));
-  const problem = { ...answersOf(base).problem, precision: 'float16' };
-  const results = [tf.engine().runKernel<tf.Tensor | tf.Tensor[]>(kernel, inputs, problem)].flat();
-  for (const [index, name] of outputs.entries()) check(name, await read(results[index]));
-  tf.dispose([...Object.values(inputs), ...results]);
+  const outputs = await outputsOf(kernel, tensors, { ...answersOf(base).problem, precision: 'float16' });
+  for (const [name, got] of Object.entries(outputs)) check(name, got);
 }
 
 function defineFor(own: boolean): void {

@@ -5,6 +5,7 @@
 import { forwardConstants } from '../kernels/webgpu/mlaAttention.js';
 import { layOutBackward } from '../kernels/webgpu/matrix/backwardTile.js';
 import { backwardWork } from '../kernels/webgpu/matrix/backward.js';
+import { decodeBackwardConstants, decodeBackwardTile } from '../kernels/webgpu/matrix/decodeBackward.js';
 import { decodeCandidates, layOutDecode, nameOfDecode } from '../kernels/webgpu/matrix/decodeTile.js';
 import { dqOfDsWgsl, layOutDqOfDs } from '../kernels/webgpu/matrix/dqOfDs.js';
 import {
@@ -18,6 +19,8 @@ import { matrixAttentionWgsl, matrixForwardWork } from '../kernels/webgpu/matrix
 import { matrixDkvWgsl } from '../kernels/webgpu/matrix/mlaAttentionDkv.js';
 import { matrixDqWgsl } from '../kernels/webgpu/matrix/mlaAttentionDq.js';
 import { matrixDecodeWgsl, matrixDecodeWork } from '../kernels/webgpu/matrix/mlaDecode.js';
+import { matrixDecodeDkvWgsl } from '../kernels/webgpu/matrix/mlaDecodeDkv.js';
+import { matrixDecodeDqWgsl } from '../kernels/webgpu/matrix/mlaDecodeDq.js';
 import { halvesShader } from '../kernels/webgpu/matrix/plans.js';
 import { operandMaximaWgsl } from '../kernels/webgpu/matrix/operandScales.js';
 import { operandConstants } from '../kernels/webgpu/operands.js';
@@ -83,15 +86,24 @@ function ofDecode(problem: MlaProblem): Compiled[] {
   const { dn, dr } = problem;
   const formats = dn % 8 === 0 && dr % 8 === 0 ? (['float32', 'float16'] as const) : (['float32'] as const);
   return formats.flatMap((cacheFormat) => {
+    const given = { ...problem, cacheFormat };
     const record = {
-      ...forwardConstants({ ...problem, cacheFormat }),
+      ...forwardConstants(given),
       HALF_PARTS: cacheFormat === 'float16' && problem.dv % 4 === 0 ? 1 : 0,
     };
-    return decodeCandidates.map((candidate) => {
+    const forwards = decodeCandidates.map((candidate) => {
       const layout = layOutDecode(candidate, matrixDecodeWork(problem));
-      const name = `${nameOfDecode(candidate)}, cache of ${cacheFormat}`;
-      return { name, wgsl: matrixDecodeWgsl(record, layout), layout };
+      return { name: nameOfDecode(candidate), wgsl: matrixDecodeWgsl(record, layout), layout };
     });
+    const [dq, dkv] = [false, true].map((isDkv) => decodeBackwardConstants(given, isDkv));
+    const all: Compiled[] = [
+      ...forwards,
+      { name: 'packHalves', wgsl: halvesShader(given, true).wgsl() },
+      { name: 'gradientMaxima', wgsl: gradientMaximaWgsl(dq) },
+      { name: 'Dq', wgsl: matrixDecodeDqWgsl(dq), layout: decodeBackwardTile(dq) },
+      { name: 'Dkv', wgsl: matrixDecodeDkvWgsl(dkv), layout: decodeBackwardTile(dkv) },
+    ];
+    return all.map((compiled) => ({ ...compiled, name: `${compiled.name}, cache of ${cacheFormat}` }));
   });
 }
 
@@ -121,7 +133,7 @@ describe('matrix tiles', () => {
       `bytes: ${all.join(', ')}`,
     );
     const [latent] = decodeCases.filter(({ r, rr }) => r === 512 && rr === 64);
-    const ofLatent = ofDecode(problemOf(latent)).map(({ layout }) => layout?.bytes ?? 0);
+    const ofLatent = ofDecode(problemOf(latent)).flatMap(({ layout }) => (layout ? [layout.bytes] : []));
     expectTrue(
       ofLatent.every((bytes) => bytes <= 49152),
       `bytes: ${ofLatent.join(', ')}`,

@@ -5,11 +5,16 @@
 import * as tf from '@tensorflow/tfjs-core';
 import { setDefaultPrecision } from '../src/index.js';
 import { currentPlanner } from '../src/core/register.js';
-import { answersOf } from './support/answers.js';
+import { packFloat16 } from '../src/core/float16.js';
+import type { MlaProblem } from '../src/core/problem.js';
+import { answersOf, runReference } from './support/answers.js';
+import type { ComparedKernel } from './support/answers.js';
 import { boundsOf, expectClose } from './support/compare.js';
+import type { Bounds } from './support/compare.js';
 import { availableDevices } from './support/devices.js';
 import { expectEqual } from './support/expect.js';
-import { casesOf, compareWithReference } from './support/kernelTest.js';
+import type { Data, DataByName } from './support/inputs.js';
+import { casesOf, compareWithReference, outputsOf } from './support/kernelTest.js';
 import { differentiable, lossOf } from './support/losses.js';
 import { read, toTensor, toTensors } from './support/onDevice.js';
 import { installSoftwareMatrices } from './support/softwareMatrices.js';
@@ -19,11 +24,17 @@ const ofGradients = [
   ...['odd columns', 'the whole key is shared', 'grouped heads 8 on 2', 'padded batch', 'lengths 0'],
   ...['rows that see nothing', 'negative scale', 'ragged window', 'narrow window over tiles'],
 ];
+const ofDecode = [
+  ...['four tokens, ragged', 'no rope', 'odd columns', 'window both sides', 'top left', 'window'],
+  ...['more tokens than keys', '100 rows', '128 heads'],
+];
 const casesByKernel = {
   MLAAttention: [...ofGradients, 'minicpm3, sbhd', 'ragged tiles', '129 rows, 113 keys'],
   MLAAttentionDq: ofGradients,
   MLAAttentionDkv: ofGradients,
   MLADecode: ['four tokens, ragged', 'no rope', 'odd columns', 'window both sides', 'top left'],
+  MLADecodeDq: [...ofDecode, 'ranks 256/32', 'deepseek, ragged'],
+  MLADecodeDkv: [...ofDecode, 'ranks 256/32'],
 };
 const kernels = Object.keys(casesByKernel) as (keyof typeof casesByKernel)[];
 const precision = 'float16';
@@ -38,6 +49,45 @@ const runs = [
     names: [...ofGradients.filter((name) => !name.includes('tiles')), '36 heads, 300 keys'],
   } as const,
 ];
+
+const decodeGradients = ['MLADecodeDq', 'MLADecodeDkv'] as const;
+const [ofDecodeCase] = casesOf('MLADecode').filter(({ name }) => name === 'four tokens, ragged');
+
+/** What gradientScales.ts must bring into the range of halves; scores stay what they are. */
+const magnitudes: { name: string; factors: Record<string, number> }[] = [
+  { name: 'dOut of 1e-6', factors: { dOut: 1e-6, dLse: 1e-6 } },
+  { name: 'dOut of 1e3', factors: { dOut: 1e3, dLse: 1e3 } },
+  { name: 'a cache of 1e4', factors: { cKv: 1e4, kRope: 1e4 } },
+];
+
+/** A copy, its tensors times a factor each. */
+function scaled(tensors: DataByName, factors: Record<string, number>): DataByName {
+  return Object.fromEntries(
+    Object.entries(tensors).map(([name, data]) => [
+      name,
+      { ...data, values: data.values.map((value: number) => value * (factors[name] ?? 1)) },
+    ]),
+  );
+}
+
+function packed({ axes, shape, values }: Data): Data {
+  const words = new Int32Array(values.length / 2);
+  packFloat16(words, 0, Float32Array.from(values));
+  return { axes, shape: [...shape.slice(0, -1), shape[shape.length - 1] / 2], values: words };
+}
+
+async function expectOutputs(
+  kernel: ComparedKernel,
+  inputs: DataByName,
+  problem: MlaProblem,
+  expected: DataByName,
+  bounds: Bounds,
+): Promise<void> {
+  expectEqual(currentPlanner('test').plan(kernel, problem).lane, 'T3');
+  for (const [name, got] of Object.entries(await outputsOf(kernel, inputs, problem))) {
+    expectClose(name, got, expected[name], bounds);
+  }
+}
 
 describe('matrices in software', () => {
   for (const device of availableDevices()) {
@@ -57,6 +107,32 @@ describe('matrices in software', () => {
           });
         }
       }
+
+      for (const { name, factors } of magnitudes) {
+        it(`MLADecodeDq, MLADecodeDkv: ${name}`, async function () {
+          this.timeout(120_000);
+          const { problem: ofCase, tensors: untouched } = answersOf(ofDecodeCase);
+          const softmaxScale = ofCase.softmaxScale / (factors.cKv ?? 1);
+          const problem = { ...ofCase, softmaxScale, precision } as const;
+          const tensors = scaled(untouched, factors);
+          for (const kernel of ['MLADecode', 'MLADelta', ...decodeGradients] as const) {
+            Object.assign(tensors, runReference(kernel, tensors, problem));
+          }
+          for (const kernel of decodeGradients) {
+            await expectOutputs(kernel, tensors, problem, tensors, boundsOf(precision).gradient);
+          }
+        });
+      }
+
+      it('MLADecode, MLADecodeDq: a packed cache', async function () {
+        this.timeout(120_000);
+        const { problem: ofCase, tensors } = answersOf(ofDecodeCase);
+        const problem = { ...ofCase, cacheFormat: 'float16', precision } as const;
+        const inputs = { ...tensors, cKv: packed(tensors.cKv), kRope: packed(tensors.kRope) };
+        const { forward, gradient } = boundsOf(precision);
+        await expectOutputs('MLADecode', inputs, problem, tensors, forward);
+        await expectOutputs('MLADecodeDq', inputs, problem, tensors, gradient);
+      });
 
       for (const name of ['padded batch', 'narrow window over tiles']) {
         it(`MLAAttentionBackward: ${name}`, async function () {

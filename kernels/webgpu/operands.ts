@@ -116,6 +116,12 @@ fn q_start(tile: Tile, m: u32) -> u32 {
   return tile.batch * u.q_b + (m / GROUP) * u.q_s + head_of(tile, m) * u.q_h;
 }`;
 
+/** Likewise of the rope part, where it is a tensor of its own. */
+export const queryRopeStart = `
+fn q_rope_start(tile: Tile, m: u32) -> u32 {
+  return tile.batch * u.q_rope_b + (m / GROUP) * u.q_rope_s + head_of(tile, m) * u.q_rope_h;
+}`;
+
 /** `q_column(tile, m, c)`: column c of a row of queries, 0 where the row or the column does not exist. */
 export function queryColumns({ DR, IS_DECODE }: OperandConstants): string {
   return `
@@ -178,10 +184,7 @@ fn q_rope_column(tile: Tile, m: u32, c: u32) -> vec4f {
   return q_load(q_start(tile, m) + DN, c, DR);
 }`;
 
-const ropeOfQApart = `
-fn q_rope_start(tile: Tile, m: u32) -> u32 {
-  return tile.batch * u.q_rope_b + (m / GROUP) * u.q_rope_s + head_of(tile, m) * u.q_rope_h;
-}
+const ropeOfQApart = `${queryRopeStart}
 
 fn q_rope_column(tile: Tile, m: u32, c: u32) -> vec4f {
   return q_rope_load(q_rope_start(tile, m), c, DR);

@@ -13,10 +13,8 @@ import type { Capabilities, Lane, LaneConstants, MatrixLane } from './capabiliti
 import {
   planMatrixBackward,
   planMatrixDecode,
-  planMatrixDkv,
-  planMatrixDq,
+  planMatrixGradient,
   planMatrixForward,
-  whyNoGradient,
   whyNoMatrices,
 } from './matrix/plans.js';
 import { forwardBindings, forwardConstants, forwardWork, mlaAttentionWgsl } from './mlaAttention.js';
@@ -153,7 +151,7 @@ export function planDq(kernel: KernelName, problem: MlaProblem, device: Capabili
   };
   return planned(kernel, problem, device, (lane, prefer) =>
     isMatrixLane(lane)
-      ? (whyNoMatrices(problem) ?? whyNoGradient(lane, problem) ?? planMatrixDq(kernel, problem, device))
+      ? (whyNoMatrices(problem) ?? planMatrixGradient(lane, kernel, problem, device))
       : planTiles(kernel, problem, device, lane, tiles, prefer),
   );
 }
@@ -168,7 +166,7 @@ export function planDkv(kernel: KernelName, problem: MlaProblem, device: Capabil
   };
   return planned(kernel, problem, device, (lane, prefer) => {
     if (isMatrixLane(lane)) {
-      return whyNoMatrices(problem) ?? whyNoGradient(lane, problem) ?? planMatrixDkv(kernel, problem, device);
+      return whyNoMatrices(problem) ?? planMatrixGradient(lane, kernel, problem, device);
     }
     const plan = planTiles(kernel, problem, device, lane, tiles, prefer);
     if (typeof plan === 'string') return plan;

@@ -178,11 +178,25 @@ export function runDq(
   inputs: (AttentionInputs | DecodeInputs) & BackwardInputs,
   backend: WebGPUBackend,
 ): TensorInfo[] {
-  const plan = planDq(kernel, problem, capabilitiesOf(backend.device));
-  const { main, cut, grid } = plan;
-  const { splits } = cut;
   const targets: Tensors =
     'qLatent' in inputs ? { d_q: inputs.qLatent, d_q_rope: inputs.qRope } : { d_q: inputs.q };
+  const plan = planDq(kernel, problem, capabilitiesOf(backend.device));
+  return runSplits(backend, problem, plan, inputs, targets);
+}
+
+/**
+ * Gradients of `targets`, by the names that they are bound by. Splits write a share each, one behind the other, and
+ * sumParts.ts adds them.
+ */
+function runSplits(
+  backend: WebGPUBackend,
+  problem: MlaProblem,
+  plan: KernelPlan,
+  inputs: (AttentionInputs | DecodeInputs) & BackwardInputs,
+  targets: Tensors,
+): TensorInfo[] {
+  const { main, cut, grid } = plan;
+  const { splits } = cut;
   const outputs = Object.entries(targets).map(([name, { shape }]) => ({
     name,
     info: makeOutput(backend, shape),
@@ -285,14 +299,8 @@ export function runDecodeDkv(
   inputs: DecodeInputs & BackwardInputs,
   backend: WebGPUBackend,
 ): TensorInfo[] {
-  const dCkv = makeOutput(backend, inputs.cKv.shape);
-  const dKRope = makeOutput(backend, inputs.kRope.shape);
   const plan = planDkv(kernel, problem, capabilitiesOf(backend.device));
-  const { main, cut, grid } = plan;
-  withStats(backend, problem, plan, inputs, 0, (tensors) => {
-    run(backend, main, { ...tensors, d_k: dCkv, d_k_rope: dKRope }, packUniforms(problem, cut), grid);
-  });
-  return [dCkv, dKRope];
+  return runSplits(backend, problem, plan, inputs, { d_k: inputs.cKv, d_k_rope: inputs.kRope });
 }
 
 /** MLACacheAppend → nothing. */

@@ -3,6 +3,7 @@ import * as tf from '@tensorflow/tfjs-core';
 import '../../src/index.js';
 import '../../src/wasm.js';
 import '../../src/webgpu.js';
+import type { MlaProblem } from '../../src/core/problem.js';
 import { attentionCases, decodeCases } from '../cases.js';
 import type { Case } from '../cases.js';
 import { answersOf, signatures } from './answers.js';
@@ -11,7 +12,7 @@ import { boundsOf, expectClose, expectSameBits } from './compare.js';
 import { onEachDevice } from './devices.js';
 import { expectEqual } from './expect.js';
 import { itForEach, poisoned, poisonPool, read, toTensor, toView } from './onDevice.js';
-import type { Data } from './inputs.js';
+import type { Data, DataByName } from './inputs.js';
 
 /** The cases that a kernel has to do with. */
 export function casesOf(kernel: ComparedKernel): Case[] {
@@ -30,6 +31,20 @@ export function testKernel(kernel: ComparedKernel): void {
       it(`reads views: ${withViews.name}`, () => compareWithReference(kernel, withViews, toView));
     });
   });
+}
+
+/** What a kernel gives on plain data, by name. */
+export async function outputsOf(
+  kernel: ComparedKernel,
+  tensors: DataByName,
+  problem: MlaProblem,
+): Promise<Record<string, Awaited<ReturnType<typeof read>>>> {
+  const { inputs: names, outputs } = signatures[kernel];
+  const inputs = Object.fromEntries(names.map((name) => [name, toTensor(tensors[name])]));
+  const results = [tf.engine().runKernel<tf.Tensor | tf.Tensor[]>(kernel, inputs, problem)].flat();
+  const got = await Promise.all(results.map(read));
+  tf.dispose([...Object.values(inputs), ...results]);
+  return Object.fromEntries(outputs.map((name, index) => [name, got[index]]));
 }
 
 /**

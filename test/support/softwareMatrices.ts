@@ -3,8 +3,8 @@
  * reference, where no device has them. Products of halves are exact; sums are rounded to float32, which hardware may do
  * otherwise.
  *
- * Of a result a thread has a part of one row; of a left matrix it has that row, of a right one those columns. So no
- * thread needs what another has.
+ * Of a result a thread has a part of one row, and of a left matrix that row; of a right one it reads what it needs where
+ * it is multiplied. So no thread needs what another has, and what a thread has fits the stack of a software GPU.
  */
 import { rememberAdapter } from '../../kernels/webgpu/capabilities.js';
 import type { MatrixShape } from '../../kernels/webgpu/capabilities.js';
@@ -71,34 +71,38 @@ function matrices(operand: string, rows: number, columns: number, depth: number)
     operand === 'f16'
       ? 'unpack2x16float(arena[at + c / 8u][c % 8u / 2u])[c % 2u]'
       : 'bitcast<f32>(arena[at + c / 4u][c % 4u])';
-  const load = (type: string, order: string, count: number, row: string, column: string): string => `
-fn load_${type}_${order}(first: u32, stride: u32) -> ${type} {
-  var matrix: ${type};
-  for (var i = 0u; i < ${count}u; i++) {
-    let r = ${row};
-    let c = ${column};
-    matrix.e[i] = element(first + ${order === 'row_major' ? 'r' : 'c'} * stride, ${order === 'row_major' ? 'c' : 'r'});
-  }
-  return matrix;
-}`;
   const [row, column] = [`thread % ${LANES}u / ${threads}u`, `thread % ${threads}u * ${own}u`];
-  const ofRight = [`i / ${own}u`, `${column} + i % ${own}u`] as const;
   return `
 var<private> thread: u32;
 struct Left { e: array<f32, ${depth}> }
-struct Right { e: array<f32, ${depth * own}> }
+struct Right { first: u32, stride: u32, is_row_major: bool }
 struct Sums { e: array<f32, ${own}> }
 
-fn element(at: u32, c: u32) -> f32 { return ${element}; }
-${load('Left', 'row_major', depth, row, 'i')}
-${load('Left', 'col_major', depth, row, 'i')}
-${load('Right', 'row_major', depth * own, ...ofRight)}
-${load('Right', 'col_major', depth * own, ...ofRight)}
+fn element(first: u32, stride: u32, is_row_major: bool, r: u32, c: u32) -> f32 {
+  let at = first + select(c, r, is_row_major) * stride;
+  return element_of_row(at, select(r, c, is_row_major));
+}
+
+fn element_of_row(at: u32, c: u32) -> f32 { return ${element}; }
+
+fn load_left(first: u32, stride: u32, is_row_major: bool) -> Left {
+  var matrix: Left;
+  for (var k = 0u; k < ${depth}u; k++) { matrix.e[k] = element(first, stride, is_row_major, ${row}, k); }
+  return matrix;
+}
+
+fn load_Left_row_major(first: u32, stride: u32) -> Left { return load_left(first, stride, true); }
+fn load_Left_col_major(first: u32, stride: u32) -> Left { return load_left(first, stride, false); }
+fn load_Right_row_major(first: u32, stride: u32) -> Right { return Right(first, stride, true); }
+fn load_Right_col_major(first: u32, stride: u32) -> Right { return Right(first, stride, false); }
 
 fn multiply(left: Left, right: Right, sums: Sums) -> Sums {
   var result = sums;
   for (var k = 0u; k < ${depth}u; k++) {
-    for (var c = 0u; c < ${own}u; c++) { result.e[c] = fma(left.e[k], right.e[k * ${own}u + c], result.e[c]); }
+    for (var c = 0u; c < ${own}u; c++) {
+      let x = element(right.first, right.stride, right.is_row_major, k, ${column} + c);
+      result.e[c] = fma(left.e[k], x, result.e[c]);
+    }
   }
   return result;
 }

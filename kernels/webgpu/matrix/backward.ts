@@ -25,6 +25,7 @@ import { visibleOr } from './onlineSoftmax.js';
 import {
   ROW_COPIERS,
   clearPadding,
+  declareUnits,
   fetchRows,
   gradientRows,
   keyRows,
@@ -84,11 +85,6 @@ export function backwardInputs(halves: Binding['access']): Binding[] {
   ];
 }
 
-/** The access of a binding, as WGSL. */
-function accessOf(bindings: Binding[], name: string): string {
-  return bindings.find((binding) => binding.name === name)?.access === 'write' ? 'read_write' : 'read';
-}
-
 /** What stands at the head of both shaders; `written` are the bindings that are written in rows of columns. */
 export function backwardHead(
   record: OperandConstants,
@@ -112,7 +108,7 @@ ${constants({
 })}
 ${problemUniforms(bindings.length)}
 ${declareRows(bindings, written, widthOf(record))}
-@group(0) @binding(${binding('halves')}) var<storage, ${accessOf(bindings, 'halves')}> halves: array<vec4u>;
+${declareUnits(bindings, ['halves'])}
 ${readStats(binding('stats'), 'read')}
 ${tileRows}
 ${visibility}
@@ -162,47 +158,67 @@ export function loadLeft(record: OperandConstants, tile: BackwardTile, side: Sid
   ${clearPadding(tile.second, RIGHT, DV8)}`;
 }
 
-export interface Walk {
-  side: Side;
-  /** WGSL for −lse and −delta of each four of a thread's eight weights, scaled */
-  lse: [string, string];
-  delta: [string, string];
+/** WGSL of what a step does, in this order. */
+export interface Steps {
+  /** the right rows from `row` on, and how many threads copy one */
+  staged: (row: string) => Copied[];
+  copiers?: number;
+  products: string;
+  weights: string;
+  addSums: string;
   /** statements that fetch what else belongs to the staged rows from $row on, and put it */
   fetchStats: string;
   putStats: string;
-  /** statements that keep dS: `d_s` is a thread's own share, `other` its neighbour's */
-  keep?: string;
 }
 
-/** The walk over the right rows, `steps` times RIGHT of them from `first_right` on. Needs band, scale, d_s_scale. */
-export function walkRight(tile: BackwardTile, walk: Walk, isDkv: boolean): string {
-  const staged = (row: string): Copied[] => [
-    ...walk.side.first(tile.first, row),
-    ...walk.side.second(tile.second, row),
-  ];
+/** The walk over the right rows, `steps` times RIGHT of them from `first_right` on. */
+export function walkSteps(phases: Steps): string {
+  const { staged, copiers, products, weights, addSums, fetchStats, putStats } = phases;
   return `
   {
-    ${fetchRows(staged('first_right'))}
-    ${walk.fetchStats.replaceAll('$row', 'first_right')}
-    ${putRows(staged('first_right'))}
-    ${walk.putStats}
+    ${fetchRows(staged('first_right'), copiers)}
+    ${fetchStats.replaceAll('$row', 'first_right')}
+    ${putRows(staged('first_right'), copiers)}
+    ${putStats}
   }
   workgroupBarrier();
   for (var step = 0u; step < steps; step++) {
     let right = first_right + step * RIGHT;
-    ${products(tile)}
+    ${products}
     workgroupBarrier();
     let next_right = right + RIGHT;
-    ${fetchRows(staged('next_right'))}
-    ${weights(walk, isDkv)}
-    ${walk.fetchStats.replaceAll('$row', 'next_right')}
+    ${fetchRows(staged('next_right'), copiers)}
+    ${weights}
+    ${fetchStats.replaceAll('$row', 'next_right')}
     workgroupBarrier();
-    ${addSums(tile, isDkv)}
+    ${addSums}
     workgroupBarrier();
-    ${putRows(staged('next_right'))}
-    ${walk.putStats}
+    ${putRows(staged('next_right'), copiers)}
+    ${putStats}
     workgroupBarrier();
   }`;
+}
+
+export interface Walk extends Pick<Steps, 'fetchStats' | 'putStats'> {
+  side: Side;
+  /** WGSL for −lse and −delta of each four of a thread's eight weights, scaled */
+  lse: [string, string];
+  delta: [string, string];
+  /** statements that keep dS: `d_s` is a thread's own share, `other` its neighbour's */
+  keep?: string;
+}
+
+/** walkSteps() with this tile. Needs band, scale, d_s_scale. */
+export function walkRight(tile: BackwardTile, walk: Walk, isDkv: boolean): string {
+  const { side, fetchStats, putStats } = walk;
+  return walkSteps({
+    staged: (row) => [...side.first(tile.first, row), ...side.second(tile.second, row)],
+    products: products(tile),
+    weights: weights(walk, isDkv),
+    addSums: addSums(tile, isDkv),
+    fetchStats,
+    putStats,
+  });
 }
 
 /** F1, B2: scores and dP of this subgroup's rows and staged rows. */

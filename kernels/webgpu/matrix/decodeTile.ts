@@ -82,7 +82,10 @@ export function chooseDecodeTile(
 }
 
 /** Parts of the walk over keys, each a workgroup of its own: one workgroup for each multiprocessor, two steps at least. */
-export function splitsOfDecode({ ROWS }: DecodeTile, { rows, keys, batch }: DecodeWork): number {
+export function splitsOfDecode(
+  { ROWS }: Pick<DecodeTile, 'ROWS'>,
+  { rows, keys, batch }: DecodeWork,
+): number {
   const groups = Math.max(1, Math.ceil(rows / ROWS) * batch);
   return Math.max(
     1,

@@ -8,12 +8,15 @@ import type { Binding, OperandConstants } from '../operands.js';
 import { readStats } from '../packStats.js';
 import { maximaWgsl, raise, readMaxima } from './maxima.js';
 
-export const maximaBindings: Binding[] = [
-  { name: 'd_out', access: 'read' },
-  { name: 'v', access: 'read' },
-  { name: 'stats', access: 'read' },
-  { name: 'maxima', access: 'write' },
-];
+/** The values of MLADecode are its keys. */
+export function maximaBindings({ IS_DECODE, IS_PACKED }: OperandConstants): Binding[] {
+  return [
+    { name: 'd_out', access: 'read' },
+    { name: IS_DECODE ? 'k' : 'v', access: 'read', isPacked: IS_PACKED === 1 },
+    { name: 'stats', access: 'read' },
+    { name: 'maxima', access: 'write' },
+  ];
+}
 
 export function maximaBinding(bindings: Binding[]): number {
   return bindings.findIndex(({ name }) => name === 'maxima');
@@ -21,11 +24,13 @@ export function maximaBinding(bindings: Binding[]): number {
 
 /** maxima: of dOut, of the values and of delta. */
 export function gradientMaximaWgsl(record: OperandConstants): string {
+  const bindings = maximaBindings(record);
+  const [dOut, values] = bindings;
   return maximaWgsl({
-    bindings: maximaBindings.length,
+    bindings: bindings.length,
     declarations: `
 ${operandSizes(record)}
-${declareRows(maximaBindings, ['d_out', 'v'], widthOf(record))}
+${declareRows(bindings, [dOut.name, values.name], widthOf(record))}
 ${tileRows}
 ${valueColumns(record)}
 ${dOutColumn}

@@ -1,6 +1,7 @@
 /**
  * The operands of MLAAttention as halves, in rows of units: what the shaders on subgroup matrices stage. One dispatch converts
- * whatever layout the tensors have, so that the main shaders know none.
+ * whatever layout the tensors have, so that the main shaders know none. Of MLADecode only what its backward reads of the
+ * rows: the cache is read as it is (cacheRows.ts).
  *
  * Regions of one buffer, each [batch, head of its own, row, units]: k [b, hkv, skv, DN8], k_rope [b, skv, DR8],
  * v [b, hkv, skv, DV8]; for the backward also q [b, hkv, sq · GROUP, DN8 + DR8] and d_out [b, hkv, sq · GROUP, DV8].
@@ -53,8 +54,10 @@ export function unitCounts({ DN, DR, DV }: { DN: number; DR: number; DV: number 
 }
 
 export function halvesBindings(record: HalvesConstants): Binding[] {
-  const { IS_BACKWARD, PARTS, HAS_Q_LENGTHS, HAS_KV_LENGTHS } = record;
-  const operands = operandBindings(record).filter(({ name }) => IS_BACKWARD || !name.startsWith('q'));
+  const { IS_BACKWARD, IS_DECODE, PARTS, HAS_Q_LENGTHS, HAS_KV_LENGTHS } = record;
+  const operands = operandBindings(record).filter(({ name }) =>
+    name.startsWith('q') ? IS_BACKWARD : !IS_DECODE,
+  );
   const rest: string[] = [];
   if (IS_BACKWARD) rest.push('d_out', 'stats', 'maxima');
   else if (HAS_Q_LENGTHS) rest.push('q_lengths');
@@ -69,16 +72,15 @@ export function halvesBindings(record: HalvesConstants): Binding[] {
 
 /** Where each region begins, in units, and how many units there are in all. */
 export function regionsOf(
-  { b, hkv, sq, skv, hq, dn, dr, dv }: MlaProblem,
+  { op, b, hkv, sq, skv, hq, dn, dr, dv }: MlaProblem,
   isBackward: boolean,
   parts = 1,
 ): { regions: Partial<Record<Region, number>>; units: number } {
   const { DN8, DR8, QK8, DV8 } = unitCounts({ DN: dn, DR: dr, DV: dv });
-  const sizes: [Region, number][] = [
-    ['k', b * hkv * skv * DN8],
-    ['k_rope', b * skv * DR8],
-    ['v', b * hkv * skv * DV8],
-  ];
+  const sizes: [Region, number][] = [];
+  if (op === 'mlaAttention') {
+    sizes.push(['k', b * hkv * skv * DN8], ['k_rope', b * skv * DR8], ['v', b * hkv * skv * DV8]);
+  }
   if (isBackward) sizes.push(['q', b * hq * sq * QK8], ['d_out', b * hq * sq * DV8]);
   const regions: Partial<Record<Region, number>> = {};
   let units = 0;
@@ -90,15 +92,16 @@ export function regionsOf(
 }
 
 export function halvesGrid(
-  { b, hkv, hq, sq, skv }: MlaProblem,
+  { op, b, hkv, hq, sq, skv }: MlaProblem,
   isBackward: boolean,
 ): [number, number, number] {
-  const rows = isBackward ? Math.max(skv, (sq * hq) / Math.max(1, hkv)) : skv;
-  return [Math.ceil(rows / PACKED_ROWS), hkv, b];
+  const keys = op === 'mlaAttention' ? skv : 0;
+  const rows = isBackward ? (sq * hq) / Math.max(1, hkv) : 0;
+  return [Math.ceil(Math.max(keys, rows) / PACKED_ROWS), hkv, b];
 }
 
 export function packHalvesWgsl(record: HalvesConstants): string {
-  const { DN, DR, IS_BACKWARD, PARTS } = record;
+  const { IS_BACKWARD, IS_DECODE, PARTS } = record;
   const bindings = halvesBindings(record);
   const apart = ['stats', 'maxima', 'q_lengths', 'kv_lengths', 'halves'];
   const rows = bindings.map(({ name }) => name).filter((name) => !apart.includes(name));
@@ -130,25 +133,33 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) ti
   let first = group.x * PACKED_ROWS;
 
   ${PARTS === 2 ? 'let scales = operand_scales(tid);' : ''}
-  ${DN > 0 ? packNope(record) : ''}
-  ${DR > 0 ? packRope(record) : ''}
-  ${packValues(record)}
+  ${IS_DECODE ? '' : packKeys(record)}
   ${IS_BACKWARD ? packRows(record) : ''}
 }
 ${IS_BACKWARD ? queryUnits(record) : ''}
-
-fn nope_of_k(tile: Tile, j: u32, c: u32) -> vec4f {
-  if (c >= DN4) { return vec4f(0.0); }
-  return k_column(tile, j, c);
-}
+${IS_DECODE ? '' : nopeOfKey}
 `;
 }
 
 function operandColumnsOf(record: HalvesConstants): string {
-  const columns = [operandSizes(record), tileRows, keyColumns(record), valueColumns(record)];
+  const columns = [operandSizes(record), tileRows];
+  if (!record.IS_DECODE) columns.push(keyColumns(record), valueColumns(record));
   if (record.IS_BACKWARD) columns.push(queryColumns(record), dOutColumn);
   return columns.join('\n');
 }
+
+function packKeys(record: HalvesConstants): string {
+  const { DN, DR } = record;
+  return `${DN > 0 ? packNope(record) : ''}
+  ${DR > 0 ? packRope(record) : ''}
+  ${packValues(record)}`;
+}
+
+const nopeOfKey = `
+fn nope_of_k(tile: Tile, j: u32, c: u32) -> vec4f {
+  if (c >= DN4) { return vec4f(0.0); }
+  return k_column(tile, j, c);
+}`;
 
 /** Writes a unit of a row, both of its parts where there are two; `at` is WGSL for the row's number in its region. */
 function putUnit(

@@ -19,8 +19,8 @@ export const maximaSize = 4 * PARTS;
 const ROW_THREADS = 8;
 const GROUP_ROWS = THREADS / ROW_THREADS;
 
-export function maximaGroups({ b, hq, sq }: MlaProblem): number {
-  return Math.max(1, Math.min(PARTS, Math.ceil((b * hq * sq) / GROUP_ROWS)));
+export function maximaGroups({ b, hq, hkv, sq, skv }: MlaProblem): number {
+  return Math.max(1, Math.min(PARTS, Math.ceil((b * Math.max(hq * sq, hkv * skv)) / GROUP_ROWS)));
 }
 
 export interface MaximaShader {

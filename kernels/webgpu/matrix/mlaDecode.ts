@@ -24,6 +24,7 @@ import {
 import type { Binding } from '../operands.js';
 import { problemUniforms } from '../problemUniforms.js';
 import { constants, repeat, writable } from '../wgsl.js';
+import { cacheBindings, cacheRows, cacheUnits, packedCache } from './cacheRows.js';
 import { SUBGROUPS, THREADS } from './choose.js';
 import { KEYS, KEY_GROUPS } from './decodeTile.js';
 import {
@@ -39,8 +40,7 @@ import {
 } from './onlineSoftmax.js';
 import type { DecodeTile, DecodeWork } from './decodeTile.js';
 import { queryUnits, unitCounts } from './halves.js';
-import { ROW_COPIERS, clearPadding, fetchRows, putRows, stageRows } from './staging.js';
-import type { Copied } from './staging.js';
+import { ROW_COPIERS, clearPadding, declareUnits, fetchRows, putRows, stageRows } from './staging.js';
 import {
   EDGE,
   EDGE_UNITS,
@@ -56,18 +56,12 @@ import {
   storeSums,
 } from './wgsl.js';
 
-/**
- * A packed cache is bound as if it were written: that keeps the compiler from moving its loads to where their values are
- * used, behind the barriers that were to hide them (a sixth of the time). Nothing else has its dtype, so that no other
- * input can be the same buffer.
- */
 export function matrixDecodeBindings(record: ForwardConstants): Binding[] {
-  const names = record.DR > 0 ? ['q', 'q_rope', 'k', 'k_rope'] : ['q', 'k'];
-  if (record.HAS_KV_LENGTHS) names.push('kv_lengths');
-  const isCache = (name: string): boolean =>
-    record.IS_PACKED === 1 && name.startsWith('k') && name !== 'kv_lengths';
+  const read = (names: string[]): Binding[] => names.map((name) => ({ name, access: 'read' }));
   return [
-    ...names.map((name): Binding => ({ name, access: isCache(name) ? 'write' : 'read' })),
+    ...read(record.DR > 0 ? ['q', 'q_rope'] : ['q']),
+    ...cacheBindings(record),
+    ...read(record.HAS_KV_LENGTHS ? ['kv_lengths'] : []),
     { name: 'out', access: 'write' },
     { name: 'lse', access: 'write' },
   ];
@@ -95,11 +89,11 @@ export function matrixDecodeWgsl(record: DecodeConstants, tile: DecodeTile): str
   const groups = { rowGroup: '0u', columnGroup: 'subgroup', columnGroups: SUBGROUPS };
   const bindings = matrixDecodeBindings(record);
   const binding = (name: string): number => bindings.findIndex((candidate) => candidate.name === name);
-  const inHalves = record.IS_PACKED === 1 ? ['k', 'k_rope'] : [];
+  const inUnits = packedCache(record);
   const rows = bindings
     .map(({ name }) => name)
-    .filter((name) => !['kv_lengths', 'lse', 'out', ...inHalves].includes(name));
-  const { QK8, DR8 } = unitCounts(record);
+    .filter((name) => !['kv_lengths', 'lse', 'out', ...inUnits].includes(name));
+  const { QK8 } = unitCounts(record);
   return `
 ${matrixHead}
 ${operandSizes(record)}
@@ -122,10 +116,7 @@ ${problemUniforms(bindings.length)}
 ${declareRows(bindings, rows, widthOf(record))}
 ${writable('out', binding('out'), record.HALF_PARTS ? 'halves' : widthOf(record))}
 ${declareLengths(bindings)}
-${inHalves
-  .filter((name) => name === 'k' || DR8 > 0)
-  .map((name) => `@group(0) @binding(${binding(name)}) var<storage, read_write> ${name}: array<vec4u>;`)
-  .join('\n')}
+${declareUnits(bindings, inUnits)}
 @group(0) @binding(${binding('lse')}) var<storage, read_write> lse: array<f32>;
 var<workgroup> arena: array<vec4u, ${tile.arena}>;
 ${softmaxConstants()}
@@ -170,50 +161,6 @@ fn main(
 `;
 }
 
-/** `k_unit(start, unit)`, `k_rope_unit(start, unit)`: eight columns of a row of the cache as halves. */
-function cacheUnits({ DR, IS_PACKED }: ForwardConstants): string {
-  const names = DR > 0 ? ['k', 'k_rope'] : ['k'];
-  return names
-    .map((name) => {
-      if (IS_PACKED)
-        return `fn ${name}_unit(start: u32, unit: u32) -> vec4u { return ${name}[(start >> 3u) + unit]; }`;
-      const [columns, columns4] = name === 'k' ? ['DN', 'DN4'] : ['DR', 'DR4'];
-      return `
-fn ${name}_columns(start: u32, c: u32) -> vec4f {
-  if (c >= ${columns4}) { return vec4f(0.0); }
-  return ${name}_load(start, c, ${columns});
-}
-
-fn ${name}_unit(start: u32, unit: u32) -> vec4u {
-  return halves_of(${name}_columns(start, 2u * unit), ${name}_columns(start, 2u * unit + 1u));
-}`;
-    })
-    .join('\n');
-}
-
-/** Rows of the cache from `key` on. What lies past the length may be anything: it is read from the last row that exists. */
-function cacheRows(record: ForwardConstants, { cache }: DecodeTile, key: string): Copied[] {
-  const { DN8, DR8 } = unitCounts(record);
-  const row = `min(${key} + copy_row, max(tile.kv_length, 1u) - 1u)`;
-  const to = `${cache.at}u + copy_row * ${cache.stride}u`;
-  return [
-    {
-      name: 'k',
-      units: DN8,
-      from: `batch * u.k_b + ${row} * u.k_s`,
-      to,
-      load: (unit: string) => `k_unit(k_from, ${unit})`,
-    },
-    {
-      name: 'k_rope',
-      units: DR8,
-      from: `batch * u.k_rope_b + ${row} * u.k_rope_s`,
-      to: `${to} + DN8`,
-      load: (unit: string) => `k_rope_unit(k_rope_from, ${unit})`,
-    },
-  ].filter(({ units }) => units > 0);
-}
-
 /** Rows of queries as halves through the arena into matrices: of each subgroup its rows and its part of the depth. */
 function loadQueries(
   record: ForwardConstants,
@@ -250,9 +197,9 @@ function loadQueries(
 }
 
 function walkKeys(record: ForwardConstants, tile: DecodeTile): string {
-  const next = cacheRows(record, tile, 'next_key');
+  const next = cacheRows(record, tile.cache, 'next_key');
   return `
-    { ${stageRows(cacheRows(record, tile, 'first_key'))} }
+    { ${stageRows(cacheRows(record, tile.cache, 'first_key'))} }
     workgroupBarrier();
     let steps = (end_key - first_key + KEYS - 1u) / KEYS;
     for (var step = 0u; step < steps; step++) {

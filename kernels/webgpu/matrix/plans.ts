@@ -1,5 +1,5 @@
 /** Lane T3: which tile on subgroup matrices a kernel takes, and the shaders that go with it. */
-import { MLAAttentionBackward } from '../../../src/core/names.js';
+import { MLAAttentionBackward, MLAAttentionDq, MLADecodeDkv } from '../../../src/core/names.js';
 import type { KernelName } from '../../../src/core/names.js';
 import type { MlaProblem } from '../../../src/core/problem.js';
 import { lanesFor } from '../capabilities.js';
@@ -7,9 +7,13 @@ import type { Capabilities, MatrixLane } from '../capabilities.js';
 import { forwardConstants } from '../mlaAttention.js';
 import { operandConstants } from '../operands.js';
 import { LEFT, RIGHT } from './backwardTile.js';
-import type { BackwardTile } from './backwardTile.js';
 import { whyIllegal } from './choose.js';
+import type { Needs } from './choose.js';
+import { decodeBackwardBindings, decodeBackwardConstants, decodeBackwardTile } from './decodeBackward.js';
+import { LEFT as DECODE_LEFT, RIGHT as DECODE_RIGHT } from './decodeBackwardTile.js';
 import { KEYS as DECODE_KEYS, chooseDecodeTile, nameOfDecode, splitsOfDecode } from './decodeTile.js';
+import { matrixDecodeDkvWgsl } from './mlaDecodeDkv.js';
+import { matrixDecodeDqWgsl } from './mlaDecodeDq.js';
 import { matrixDecodeBindings, matrixDecodeWgsl, matrixDecodeWork } from './mlaDecode.js';
 import type { DecodeConstants } from './mlaDecode.js';
 import { gradientMaximaWgsl, maximaBindings } from './gradientScales.js';
@@ -47,12 +51,6 @@ export function whyNoMatrices(problem: MlaProblem): string | undefined {
     return 'rows of packed halves that do not start and end on sixteen bytes';
   }
   return undefined;
-}
-
-/** Why a lane has no gradient for a problem; undefined if it has. */
-export function whyNoGradient(lane: MatrixLane, { op }: MlaProblem): string | undefined {
-  if (lane === 'T3x') return 'there are no gradients of split halves';
-  return op === 'mlaDecode' ? 'there are no gradients of mlaDecode on matrices' : undefined;
 }
 
 /** In lane T3x each number of the operands is two halves. */
@@ -133,25 +131,41 @@ export function planMatrixDecode(
   };
 }
 
-export function planMatrixDq(
+/** Rows that the backward owns, and rows that it stages at a time. */
+const sides = { LEFT, RIGHT };
+
+/** …Dq and …Dkv of both ops. */
+export function planMatrixGradient(
+  lane: MatrixLane,
   kernel: KernelName,
   problem: MlaProblem,
   device: Capabilities,
 ): KernelPlan | string {
+  if (lane === 'T3x') return 'there are no gradients of split halves';
+  const plan =
+    problem.op === 'mlaDecode'
+      ? planMatrixDecodeBackward
+      : kernel === MLAAttentionDq
+        ? planMatrixDq
+        : planMatrixDkv;
+  return plan(kernel, problem, device);
+}
+
+function planMatrixDq(kernel: KernelName, problem: MlaProblem, device: Capabilities): KernelPlan | string {
   const record = operandConstants(problem);
   const tile = matrixDqTile(record);
   const reason = whyIllegal(tile, device.limits);
   if (reason) return reason;
   const main = named(kernel, { LANE: 'T3', ...record }, matrixDqBindings, () => matrixDqWgsl(record));
   const tiles = tilesOf(problem, LEFT);
-  return { ...backwardPlan(problem, tile, tiles), grid: headsFirst(problem.b * problem.hkv, tiles), main };
+  return {
+    ...backwardPlan(problem, sides, tile, tiles),
+    grid: headsFirst(problem.b * problem.hkv, tiles),
+    main,
+  };
 }
 
-export function planMatrixDkv(
-  kernel: KernelName,
-  problem: MlaProblem,
-  device: Capabilities,
-): KernelPlan | string {
+function planMatrixDkv(kernel: KernelName, problem: MlaProblem, device: Capabilities): KernelPlan | string {
   const record = { ...operandConstants(problem), KEEPS_DS: 0 };
   const tile = matrixDkvTile(record);
   const reason = whyIllegal(tile, device.limits);
@@ -160,7 +174,35 @@ export function planMatrixDkv(
     matrixDkvWgsl(record),
   );
   const tiles = Math.ceil(problem.skv / LEFT);
-  return { ...backwardPlan(problem, tile, tiles), grid: headsFirst(problem.b * problem.hkv, tiles), main };
+  return {
+    ...backwardPlan(problem, sides, tile, tiles),
+    grid: headsFirst(problem.b * problem.hkv, tiles),
+    main,
+  };
+}
+
+/** MLADecodeDq and MLADecodeDkv. */
+function planMatrixDecodeBackward(
+  kernel: KernelName,
+  problem: MlaProblem,
+  device: Capabilities,
+): KernelPlan | string {
+  const { b, skv, softmaxScale } = problem;
+  const isDkv = kernel === MLADecodeDkv;
+  const record = decodeBackwardConstants(problem, isDkv);
+  const tile = decodeBackwardTile(record);
+  const reason = whyIllegal(tile, device.limits);
+  if (reason) return reason;
+  if (Math.abs(softmaxScale) < 1e-5) return `softmaxScale ${softmaxScale} makes dS too small for halves`;
+  const wgsl = isDkv ? matrixDecodeDkvWgsl : matrixDecodeDqWgsl;
+  const main = named(kernel, { LANE: 'T3', ...record }, decodeBackwardBindings(record), () => wgsl(record));
+  const tiles = isDkv ? Math.ceil(skv / DECODE_LEFT) : tilesOf(problem, DECODE_LEFT);
+  const work = matrixDecodeWork(problem);
+  // …Dkv owns keys and walks over the rows
+  const ofSplits = isDkv ? { ...work, rows: work.keys, keys: work.rows } : work;
+  const splits = splitsOfDecode({ ROWS: DECODE_LEFT }, ofSplits);
+  const decodeSides = { LEFT: DECODE_LEFT, RIGHT: DECODE_RIGHT };
+  return { ...backwardPlan(problem, decodeSides, tile, tiles, splits), grid: [b, tiles, splits], main };
 }
 
 /** The whole backward at once: …Dkv keeps dS, and dQ is a product of it. */
@@ -188,7 +230,7 @@ export function planMatrixBackward(
 
 function planBackwardAnew(problem: MlaProblem, device: Capabilities): MatrixBackwardPlan | undefined {
   const { lanes } = lanesFor(problem.precision, device);
-  if (lanes[0] !== 'T3' || whyNoMatrices(problem) || whyNoGradient('T3', problem)) return undefined;
+  if (lanes[0] !== 'T3' || whyNoMatrices(problem)) return undefined;
   const operands = operandConstants(problem);
   const record = { ...operands, KEEPS_DS: 1 };
   const tile = matrixDkvTile(record);
@@ -202,7 +244,7 @@ function planBackwardAnew(problem: MlaProblem, device: Capabilities): MatrixBack
     matrixDkvWgsl(record),
   );
   return {
-    plan: { ...backwardPlan(problem, tile, keyTiles), grid: headsFirst(heads, keyTiles), main },
+    plan: { ...backwardPlan(problem, sides, tile, keyTiles), grid: headsFirst(heads, keyTiles), main },
     dq: named('dqOfDs', operands, dqOfDsBindings, () => dqOfDsWgsl(operands)),
     heads,
     dsSize: (heads * headBytes) / 4,
@@ -226,19 +268,22 @@ export function dispatchesOf(
 /** What …Dq and …Dkv have in common: equal inputs give equal scratch. */
 function backwardPlan(
   problem: MlaProblem,
-  { bytes, registers }: BackwardTile,
+  rows: { LEFT: number; RIGHT: number },
+  { bytes, registers }: Needs,
   tiles: number,
+  splits = 1,
 ): Omit<KernelPlan, 'grid' | 'main'> {
   const record = operandConstants(problem);
   const { regions, units } = regionsOf(problem, true);
-  const maxima = named('gradientMaxima', record, maximaBindings, () => gradientMaximaWgsl(record));
+  const name = `LEFT=${rows.LEFT} RIGHT=${rows.RIGHT}`;
+  const maxima = named('gradientMaxima', record, maximaBindings(record), () => gradientMaximaWgsl(record));
   return {
     lane: 'T3',
-    tile: { LEFT, RIGHT, bytes, registers },
-    cut: { tiles, splits: 1, regions },
+    tile: { ...rows, bytes, registers },
+    cut: { tiles, splits, regions },
     passedOver: [],
-    candidate: `LEFT=${LEFT} RIGHT=${RIGHT}`,
-    candidates: [`LEFT=${LEFT} RIGHT=${RIGHT}`],
+    candidate: name,
+    candidates: [name],
     before: [
       { shader: maxima, grid: [maximaGroups(problem), 1, 1] },
       { shader: halvesShader(problem, true), grid: halvesGrid(problem, true) },

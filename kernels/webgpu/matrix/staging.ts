@@ -4,12 +4,23 @@
  *
  * Needs in the shader: `head` (batch · hkv + kv_head), `batch`, `copy_row`, `copy_unit` and the binding `halves`.
  */
-import type { OperandConstants } from '../operands.js';
+import type { Binding, OperandConstants } from '../operands.js';
 import { repeat } from '../wgsl.js';
 import { unitCounts } from './halves.js';
 
 /** Threads that copy one row, unless a shader says otherwise; THREADS / ROW_COPIERS rows are staged at a time. */
 export const ROW_COPIERS = 8;
+
+/** Declares bindings that are read or written in units. */
+export function declareUnits(all: Binding[], names: string[]): string {
+  return names
+    .map((name) => {
+      const binding = all.findIndex((candidate) => candidate.name === name);
+      const access = all[binding].access === 'write' ? 'read_write' : 'read';
+      return `@group(0) @binding(${binding}) var<storage, ${access}> ${name}: array<vec4u>;`;
+    })
+    .join('\n');
+}
 
 /** Where rows lie in the arena: `stride` units from one to the next, from unit `at` on. */
 export interface Place {
