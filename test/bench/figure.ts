@@ -19,12 +19,16 @@ const streams = 5;
 const mostCalls = 20;
 /** What a stream of slow calls may take. */
 const streamMs = 1000;
-/** A call of at least that keeps the GPU busy by itself. */
-const busyMs = 2;
+/**
+ * How long the calls between two timestamps take on the wall, and how many they are at most: what a pass costs besides
+ * its dispatches, some 50 µs, is shared by all of them. A call of that length keeps the GPU busy by itself.
+ */
+const passMs = 5;
+const mostCallsOfPass = 100;
 /** What plain JavaScript needs until it is optimised. */
 const warmUpMs = 400;
 
-/** Measures the GPU time of single calls, `repeats` times behind `busyCalls` others. */
+/** Measures the GPU time of a call, `repeats` times, each among `busyCalls` and behind as many others. */
 export type GpuTime = (repeats: number, busyCalls: number) => Promise<number | undefined>;
 
 /** Warms up (compiles), then measures streams of calls, and the GPU time of single ones. */
@@ -37,13 +41,13 @@ export async function measureStreams(
   const once = await stream(1);
   const calls = Math.max(1, Math.min(mostCalls, Math.round(streamMs / once)));
   const repeats = Math.max(streams, calls);
-  const busyCalls = Math.min(mostCalls, Math.floor(busyMs / once));
   if (once < 100)
     for (const start = performance.now(); performance.now() - start < warmUpMs;) await stream(calls);
   const { value, isSlow } = await clock.steadily(async () => {
     const times: number[] = [];
     for (let n = 0; n < streams; n++) times.push(await stream(calls));
     const spreadMs: [number, number] = [Math.min(...times), Math.max(...times)];
+    const busyCalls = Math.min(mostCallsOfPass, Math.floor(passMs / median(times)));
     return { wallMs: median(times), spreadMs, gpuMs: await gpuTime(repeats, busyCalls) };
   });
   return { ...value, isSlow };

@@ -87,8 +87,11 @@ export function splitsOfDecode(
   { rows, keys, batch }: DecodeWork,
 ): number {
   const groups = Math.max(1, Math.ceil(rows / ROWS) * batch);
-  return Math.max(
+  const most = Math.max(
     1,
     Math.min(Math.floor(multiprocessors / groups), Math.ceil(keys / (2 * KEYS)), mostSplits),
   );
+  // splits have whole steps: the last ones may have nothing left
+  const steps = Math.max(1, Math.ceil(keys / KEYS));
+  return Math.ceil(steps / Math.ceil(steps / most));
 }
