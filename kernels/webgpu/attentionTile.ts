@@ -20,7 +20,7 @@ import type { SumShape, Tile } from './tiles.js';
 
 /** The tile's constants, and the arena with its regions. */
 function declareTile(tile: Tile): string {
-  const { type, functions } = arenaElement[tile.slices.left.form];
+  const { type, functions } = arenaElement[hasHalves(tile) ? 'halves' : 'floats'];
   return `
 ${constants({
   THREADS: tile.THREADS,
@@ -28,10 +28,11 @@ ${constants({
   RIGHT: tile.RIGHT,
   CHUNK: tile.CHUNK,
   SLICE: tile.SLICE,
-  SLICE_STRIDE: sliceStride(tile.SLICE),
+  LEFT_STRIDE: sliceStride(tile.SLICE, tile.slices.left.form),
+  RIGHT_STRIDE: sliceStride(tile.SLICE, tile.slices.right.form),
   // the slices of the products; then weights and staged rows take their place
   LEFT_SLICE: 0,
-  RIGHT_SLICE: tile.LEFT * sliceStride(tile.SLICE),
+  RIGHT_SLICE: tile.LEFT * sliceStride(tile.SLICE, tile.slices.left.form),
   WEIGHTS: 0,
   WEIGHT_STRIDE: tile.weightStride,
   STAGED: tile.LEFT * tile.weightStride,
@@ -79,8 +80,8 @@ export function placeProducts(): string {
   return `
 let right_group = tid % ROW_THREADS;
 let left_row = tid / ROW_THREADS * PRODUCT_ROWS;
-let left_at = LEFT_SLICE + tid / ROW_THREADS * SLICE_STRIDE;
-let right_at = RIGHT_SLICE + tid % ROW_THREADS * SLICE_STRIDE;`;
+let left_at = LEFT_SLICE + tid / ROW_THREADS * LEFT_STRIDE;
+let right_at = RIGHT_SLICE + tid % ROW_THREADS * RIGHT_STRIDE;`;
 }
 
 /**
@@ -95,10 +96,16 @@ export function multiplyRows(
   right: string,
 ): string {
   const { slices, SLICE, THREADS, QUADS } = tile;
+  const [lefts, rights] = [
+    stageSlice('left', slices.left, THREADS, left),
+    stageSlice('right', slices.right, THREADS, right),
+  ];
   return `
 for (var slice = 0u; slice < ${Math.ceil(columns4 / SLICE) * SLICE}u; slice += SLICE) {
-  ${stageSlice(slices.left, THREADS, left)}
-  ${stageSlice(slices.right, THREADS, right)}
+  ${lefts.fetch}
+  ${rights.fetch}
+  ${lefts.put}
+  ${rights.put}
   workgroupBarrier();
   ${addRowProducts(into, slices.left, slices.right, QUADS)}
   workgroupBarrier();
@@ -154,12 +161,14 @@ let ${prefix}_row = tid / ${columnGroups}u;`;
  * `chunk + row` of the tile.
  */
 export function addWeighted(prefix: string, tile: Tile, shape: SumShape, row: string): string {
-  const { CHUNK, RIGHT, THREADS, slices, weightForm, weightStride } = tile;
-  const { form } = slices.left;
+  const { CHUNK, RIGHT, THREADS, weightForm, weightStride } = tile;
+  const form = hasHalves(tile) ? 'halves' : 'floats';
+  const staged = stageRows('staged', 'STAGED', form, CHUNK, shape.rowLength, THREADS, row);
   return `
 for (var part = 0u; part < ${RIGHT / CHUNK}u; part++) {
   let chunk = part * CHUNK;
-  ${stageRows('STAGED', form, CHUNK, shape.rowLength, THREADS, row)}
+  ${staged.fetch}
+  ${staged.put}
   workgroupBarrier();
   {
     let weights_at = WEIGHTS + ${prefix}_row * WEIGHT_STRIDE + part * ${(CHUNK / 4) * elementsOf(weightForm)}u;

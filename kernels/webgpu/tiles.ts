@@ -144,7 +144,7 @@ export function chooseTile(work: TileWork, limits: DeviceLimits, prefer?: string
 
 /** Whether operands are staged as halves. */
 export function hasHalves({ slices }: Tile): boolean {
-  return slices.left.form === 'halves';
+  return slices.right.form === 'halves';
 }
 
 /** All candidates that can be laid out for this work, legal or not: what the compile test goes through. */
@@ -160,12 +160,15 @@ function layOut(candidate: Candidate, work: TileWork): Tile | string {
   if (!Number.isInteger(rows)) return 'fewer products a thread than a block has';
   const form = HALVES ? 'halves' : 'floats';
   const weightForm = HALVES && !work.hasSmallWeights ? 'apart' : form;
-  const left = { at: 'LEFT_SLICE', form, rows: LEFT, block: rows, columns: SLICE } as const;
+  // a row on the left is read by many threads at once: as floats it costs no conversion in each of them
+  const leftForm = HALVES ? 'apart' : form;
+  const left = { at: 'LEFT_SLICE', form: leftForm, rows: LEFT, block: rows, columns: SLICE } as const;
   const right = { at: 'RIGHT_SLICE', form, rows: RIGHT, block: 4, columns: SLICE } as const;
   const sums = work.sums.map((columns) => sumShape(columns, LEFT, THREADS));
   const weightStride = (RIGHT / 4) * elementsOf(weightForm) + 1;
   const chunk = CHUNK * Math.max(...sums.map(({ rowLength }) => rowLength));
-  const arena = Math.max((LEFT + RIGHT) * sliceStride(SLICE), LEFT * weightStride + chunk);
+  const slice = LEFT * sliceStride(SLICE, leftForm) + RIGHT * sliceStride(SLICE, form);
+  const arena = Math.max(slice, LEFT * weightStride + chunk);
   const rowLanes = work.reducesRows ? Math.min(SUBGROUP, rowThreads) : 1;
   const parts = work.reducesRows && rowLanes < rowThreads ? rowThreads / rowLanes : 0;
   const bytes =
@@ -240,12 +243,11 @@ function costOf(tile: Tile, work: TileWork): number {
  */
 function instructionsOf(tile: Tile, columns: number): number {
   const { RIGHT, QUADS, rows, sums, slices, weightForm } = tile;
-  const { form } = slices.left;
-  const load = arenaElement[form].bytes / 8;
-  const read = load + (form === 'halves' ? 4 : 0);
-  const readWeights = load * elementsOf(weightForm) + (weightForm === 'halves' ? 4 : 0);
-  const products = 16 * rows * QUADS + (rows + 4 * QUADS) * read;
-  const ofSum = ({ rows: r, columns: c }: SumShape): number => 16 * r * c + 4 * c * read + r * readWeights;
+  const reads = { floats: 2, halves: 5, apart: 2 };
+  const [ofLeft, ofRight] = [reads[slices.left.form], reads[slices.right.form]];
+  const products = 16 * rows * QUADS + rows * ofLeft + 4 * QUADS * ofRight;
+  const ofSum = ({ rows: r, columns: c }: SumShape): number =>
+    16 * r * c + 4 * c * ofRight + r * reads[weightForm];
   return columns * products + (RIGHT / 4) * sums.reduce((sum, shape) => sum + ofSum(shape), 0);
 }
 

@@ -152,7 +152,7 @@ export function declareBlock(prefix: string, rows: number, columns: number): str
 /** A slice of an operand in the arena: `block` rows of it belong to one thread. */
 export interface Slice {
   at: string;
-  form: 'floats' | 'halves';
+  form: Form;
   rows: number;
   block: number;
   /** columns in vec4 */
@@ -160,36 +160,44 @@ export interface Slice {
 }
 
 /** From row to row of a slice, in elements: an odd number, so that neighbours meet no common bank. */
-export function sliceStride(columns: number): number {
-  return columns + 1;
+export function sliceStride(columns: number, form: Form): number {
+  return columns * elementsOf(form) + 1;
 }
 
 /** How far apart the rows of one thread lie: the first rows of all threads come first, then the second ones. */
-function blockStride({ rows, block, columns }: Slice): number {
-  return (rows / block) * sliceStride(columns);
+function blockStride({ rows, block, columns, form }: Slice): number {
+  return (rows / block) * sliceStride(columns, form);
 }
 
 /**
- * Stages a slice: `column` is WGSL for column `c` of row `row`, a vec4f. Constant trip count: the loads are all under
- * way together.
+ * Rows on their way into the arena: loads of a thread's share into registers, and stores. Apart, since the compiler moves
+ * no load over a store: so all of them are under way together.
  */
-export function stageSlice(slice: Slice, threads: number, column: string): string {
-  const { at, form, rows, block, columns } = slice;
-  const [inBlock, ofBlock] = divided(threads / columns, block);
-  const place = `${at} + ${inBlock} * ${blockStride(slice)}u + ${ofBlock} * ${sliceStride(columns)}u + c`;
-  return stage(rows, columns, threads, writeArena(form, place, column));
+export interface Staging {
+  fetch: string;
+  put: string;
 }
 
-/** Stages `rows` rows of `columns` vec4 columns, one behind the other. */
+/** A slice: `column` is WGSL for column `c` of row `row`, a vec4f. `name` is the prefix of its registers. */
+export function stageSlice(name: string, slice: Slice, threads: number, column: string): Staging {
+  const { at, form, rows, block, columns } = slice;
+  const [inBlock, ofBlock] = divided(threads / columns, block);
+  const place = `${at} + ${inBlock} * ${blockStride(slice)}u + ${ofBlock} * ${sliceStride(columns, form)}u + c * ${elementsOf(form)}u`;
+  return stage(name, rows, columns, threads, column, (value) => writeArena(form, place, value));
+}
+
+/** `rows` rows of `columns` vec4 columns, one behind the other. */
 export function stageRows(
+  name: string,
   at: string,
   form: 'floats' | 'halves',
   rows: number,
   columns: number,
   threads: number,
   column: string,
-): string {
-  return stage(rows, columns, threads, writeArena(form, `${at} + tid + round * ${threads}u`, column));
+): Staging {
+  const place = `${at} + tid + round * ${threads}u`;
+  return stage(name, rows, columns, threads, column, (value) => writeArena(form, place, value));
 }
 
 /** WGSL for row % block and row / block, of which all but a constant is the same in each round where that is so. */
@@ -199,28 +207,50 @@ function divided(step: number, block: number): [string, string] {
 }
 
 /**
- * `statement` for each of rows · columns elements, `row` and `c` being its place. Where the threads take whole rows at
- * a time, a thread keeps its column.
+ * Each of rows · columns elements, `row` and `c` being its place. Where the threads take whole rows at a time, a thread
+ * keeps its column.
  */
-function stage(rows: number, columns: number, threads: number, statement: string): string {
-  const rounds = Math.ceil((rows * columns) / threads);
+function stage(
+  name: string,
+  rows: number,
+  columns: number,
+  threads: number,
+  column: string,
+  put: (value: string) => string,
+): Staging {
+  const rounds = range(Math.ceil((rows * columns) / threads));
   const step = threads / columns;
   const place = Number.isInteger(step)
-    ? [`let row = first_staged + round * ${step}u;`, `let c = tid % ${columns}u;`]
+    ? [
+        `  let first_staged = tid / ${columns}u;`,
+        `  let row = first_staged + round * ${step}u;`,
+        `  let c = tid % ${columns}u;`,
+      ]
     : [
-        `let row = (tid + round * ${threads}u) / ${columns}u;`,
-        `let c = (tid + round * ${threads}u) % ${columns}u;`,
+        `  let row = (tid + round * ${threads}u) / ${columns}u;`,
+        `  let c = (tid + round * ${threads}u) % ${columns}u;`,
       ];
-  const isExact = rounds * threads === rows * columns;
-  return lines([
-    '{',
-    ...(Number.isInteger(step) ? [`  let first_staged = tid / ${columns}u;`] : []),
-    `  for (var round = 0u; round < ${rounds}u; round++) {`,
-    ...place.map((line) => `    ${line}`),
-    isExact ? `    ${statement}` : `    if (row < ${rows}u) { ${statement} }`,
-    '  }',
-    '}',
-  ]);
+  const isExact = rounds.length * threads === rows * columns;
+  const inEachRound = (statement: (register: string) => string): string =>
+    lines(
+      rounds.flatMap((round) => {
+        const text = statement(`${name}${round}`);
+        return [
+          '{',
+          `  const round = ${round}u;`,
+          ...place,
+          isExact ? `  ${text}` : `  if (row < ${rows}u) { ${text} }`,
+          '}',
+        ];
+      }),
+    );
+  return {
+    fetch: lines([
+      ...rounds.map((round) => `var ${name}${round}: vec4f;`),
+      inEachRound((register) => `${register} = ${column};`),
+    ]),
+    put: inEachRound(put),
+  };
 }
 
 /**
@@ -232,24 +262,26 @@ function stage(rows: number, columns: number, threads: number, statement: string
 export function addRowProducts(into: string, left: Slice, right: Slice, quads: number): string {
   const rowRange = range(left.block);
   const quadRange = range(quads);
-  const nextQuad = (right.rows / right.block / quads) * sliceStride(right.columns);
+  const nextQuad = (right.rows / right.block / quads) * sliceStride(right.columns, right.form);
   const rightOf = (h: number, j: number): string =>
-    readArena(right.form, `right_at + ${h * nextQuad + j * blockStride(right)}u + c`);
-  return lines([
-    `for (var c = 0u; c < ${left.columns}u; c++) {`,
+    readArena(
+      right.form,
+      `right_at + ${h * nextQuad + j * blockStride(right)}u + c * ${elementsOf(right.form)}u`,
+    );
+  return loop('c', left.columns, 4, [
     ...quadRange.flatMap((h) => [
       ...range(4).map((j) => `  let y${h}_${j} = ${rightOf(h, j)};`),
       ...components.map((d) => `  let y${h}_${d} = vec4f(${fourOf((j) => `y${h}_${j}.${d}`)});`),
     ]),
     ...rowRange.map(
-      (i) => `  let x${i} = ${readArena(left.form, `left_at + ${i * blockStride(left)}u + c`)};`,
+      (i) =>
+        `  let x${i} = ${readArena(left.form, `left_at + ${i * blockStride(left)}u + c * ${elementsOf(left.form)}u`)};`,
     ),
     ...rowRange.flatMap((i) =>
       components.flatMap((d) =>
         quadRange.map((h) => `  ${into}${i}_${h} = fma(vec4f(x${i}.${d}), y${h}_${d}, ${into}${i}_${h});`),
       ),
     ),
-    '}',
   ]);
 }
 
@@ -283,8 +315,7 @@ export function addWeightedRows(
     readArena(weightForm, `weights_at + ${i * rowStep}u + k * ${elementsOf(weightForm)}u`);
   const staged = (c: number, k: number): string =>
     readArena(form, `rows_at + k * ${4 * rowLength}u + ${c * columnStep + k * rowLength}u`);
-  return lines([
-    `for (var k = 0u; k < ${chunk / 4}u; k++) {`,
+  return loop('k', chunk / 4, 2, [
     ...rowRange.map((i) => `  let w${i} = ${weightOf(i)};`),
     ...range(columns).flatMap((c) => [
       ...range(4).map((k) => `  let z${c}_${k} = ${staged(c, k)};`),
@@ -294,6 +325,15 @@ export function addWeightedRows(
         ),
       ),
     ]),
+  ]);
+}
+
+/** `for` NAME below `count`, with up to `copies` of its body one behind the other: drivers do not unroll it themselves. */
+function loop(name: string, count: number, copies: number, body: string[]): string {
+  const each = Math.min(copies, count);
+  return lines([
+    `for (var turn = 0u; turn < ${count / each}u; turn++) {`,
+    ...range(each).flatMap((copy) => [`{`, `  let ${name} = turn * ${each}u + ${copy}u;`, ...body, '}']),
     '}',
   ]);
 }
