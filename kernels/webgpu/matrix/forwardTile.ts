@@ -69,10 +69,10 @@ export function layOutForward(candidate: ForwardCandidate, work: ForwardWork, fo
   const units = matrixUnits(form);
   const registers = matrixRegisters(form);
   const columns = Math.ceil(work.columns / COLUMN_GROUPS) * COLUMN_GROUPS;
-  const place = (at: number, units: number): Place => ({
+  const place = (at: number, width: number): Place => ({
     at,
-    stride: parts * units + 1,
-    low: parts === 2 ? units : undefined,
+    stride: parts * width + 1,
+    low: parts === 2 ? width : undefined,
   });
   const keys = place(0, work.steps * units.depth);
   const values = place(KEYS * keys.stride, columns * units.columns);
