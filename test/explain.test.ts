@@ -246,14 +246,22 @@ describe('lanes of webgpu', () => {
     subgroups: { min: 32, max: 32 },
     matrices: knownMatrices,
   };
+  const [, ofIntel, ofApple] = knownMatrices;
+  const intel: Capabilities = {
+    limits: { ...device.limits, maxComputeWorkgroupStorageSize: 32768 },
+    hasF16: true,
+    subgroups: { min: 8, max: 32, canBeSet: true },
+    matrices: [ofIntel],
+  };
+  const apple: Capabilities = { ...intel, subgroups: { min: 32, max: 32 }, matrices: [ofApple] };
 
   it('T1s reduces rows by subgroups, in float32', () => {
-    const others = [`T3: ${narrow}`, `T2: ${narrow}`, noSplit, 'T1: T1s goes first'];
+    const others = [`T3: ${narrow}`, noSplit, `T2: ${narrow}`, 'T1: T1s goes first'];
     expectEqual(plan('MLAAttention', 'float32', device), ['T1s', '"SUBGROUP":8', '"HALVES":0', ...others]);
   });
 
   it('T1s is T1 where no rows are reduced', () => {
-    const others = [`T3: ${narrow}`, `T2: ${narrow}`, noSplit, 'T1s: no rows to reduce: T1 is the same'];
+    const others = [`T3: ${narrow}`, noSplit, `T2: ${narrow}`, 'T1s: no rows to reduce: T1 is the same'];
     expectEqual(plan('MLAAttentionDq', 'float32', device), ['T1', '"SUBGROUP":1', '"HALVES":0', ...others]);
   });
 
@@ -273,7 +281,30 @@ describe('lanes of webgpu', () => {
     const others = [`T3: ${narrow}`, `T2: ${narrow}`, 'T1s: T3x goes first', 'T1: T3x goes first'];
     expectEqual(plan('MLAAttention', 'float32', withMatrices), ['T3x', ...others]);
     const ofDq = plan('MLAAttentionDq', 'float32', withMatrices);
-    expectEqual([ofDq[0], ofDq.includes('T3x: there are no gradients of split halves')], ['T1', true]);
+    const splitDq = 'T3x: written for halves in 16x16x16, not for split halves in 16x16x16';
+    expectEqual([ofDq[0], ofDq.includes(splitDq)], ['T1', true]);
+  });
+
+  it('T3 runs the forward on matrices of 8x16x16 in subgroups of 16, which the shader sets', () => {
+    const others = [noNeed, 'T2: T3 goes first', 'T1s: T3 goes first', 'T1: T3 goes first'];
+    expectEqual(plan('MLAAttention', 'auto', intel), ['T3', ...others]);
+    const ofDq = plan('MLAAttentionDq', 'auto', intel);
+    const otherDq = 'T3: written for halves in 16x16x16, not for halves in 8x16x16, subgroups set to 16';
+    expectEqual([ofDq[0], ofDq.includes(otherDq)], ['T2', true]);
+    const unset = plan('MLAAttention', 'auto', { ...intel, subgroups: { min: 8, max: 32 } });
+    const noSize = 'T3: the matrix shaders are written for subgroups of 16';
+    expectEqual([unset[0], unset.includes(noSize)], ['T2', true]);
+  });
+
+  it('T3x runs the forward of every precision on matrices of float32, without shader-f16 too', () => {
+    const noHalves = 'the device has no subgroup matrices of halves with float32 results';
+    const others = ['T2: T3x goes first', 'T1s: T3x goes first', 'T1: T3x goes first'];
+    expectEqual(plan('MLAAttention', 'auto', apple), ['T3x', `T3: ${noHalves}`, ...others]);
+    const [lane] = plan('MLAAttention', 'float32', { ...apple, hasF16: false });
+    expectEqual(lane, 'T3x');
+    const ofDq = plan('MLAAttentionDq', 'auto', apple);
+    const otherDq = 'T3x: written for halves in 16x16x16, not for floats in 8x8x8';
+    expectEqual([ofDq[0], ofDq.includes(otherDq)], ['T2', true]);
   });
 
   it("MLAAttentionBackward is MLAAttentionDkv's plan where no matrices join the two", () => {
@@ -284,6 +315,8 @@ describe('lanes of webgpu', () => {
       return [joined?.lane, joined?.main.cacheKey === parts.main.cacheKey];
     };
     expectEqual(lanesOf({ ...device, hasF16: true }), ['T2', true]);
+    expectEqual(lanesOf(intel), ['T2', true]);
+    expectEqual(lanesOf(apple), ['T2', true]);
     expectEqual(lanesOf(withMatrices), ['T3', false]);
   });
 

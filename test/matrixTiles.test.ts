@@ -2,18 +2,16 @@
  * Lane T3 without a GPU: the byte formulas, and every candidate's WGSL through Dawn's compiler, which checks uniformity
  * too. float16.test.ts runs them on hardware.
  */
+import { knownMatrices } from '../kernels/webgpu/capabilities.js';
 import { forwardConstants } from '../kernels/webgpu/mlaAttention.js';
 import { layOutBackward } from '../kernels/webgpu/matrix/backwardTile.js';
 import { backwardWork } from '../kernels/webgpu/matrix/backward.js';
 import { decodeBackwardConstants, decodeBackwardTile } from '../kernels/webgpu/matrix/decodeBackward.js';
 import { decodeCandidates, layOutDecode, nameOfDecode } from '../kernels/webgpu/matrix/decodeTile.js';
 import { dqOfDsWgsl, layOutDqOfDs } from '../kernels/webgpu/matrix/dqOfDs.js';
-import {
-  forwardCandidates,
-  layOutForward,
-  nameOfForward,
-  splitCandidates,
-} from '../kernels/webgpu/matrix/forwardTile.js';
+import { nameOfForm, sixteen } from '../kernels/webgpu/matrix/form.js';
+import type { MatrixForm } from '../kernels/webgpu/matrix/form.js';
+import { candidatesOf, layOutForward, nameOfForward } from '../kernels/webgpu/matrix/forwardTile.js';
 import { gradientMaximaWgsl } from '../kernels/webgpu/matrix/gradientScales.js';
 import { matrixAttentionWgsl, matrixForwardWork } from '../kernels/webgpu/matrix/mlaAttention.js';
 import { matrixDkvWgsl } from '../kernels/webgpu/matrix/mlaAttentionDkv.js';
@@ -51,26 +49,37 @@ const names = [
 ];
 const attention = attentionCases.filter(({ name }) => names.includes(name));
 
+/** The forward on every shape, with halves whole and split, in subgroups of the device's size and of the shader's. */
+const forms = knownMatrices.flatMap((shape): MatrixForm[] => {
+  const parts = shape.operand === 'f16' ? ([1, 2] as const) : ([1] as const);
+  return parts.flatMap((n) => [false, true].map((setsLanes) => ({ ...shape, parts: n, setsLanes })));
+});
+
+function forwardsOf(problem: MlaProblem, form: MatrixForm): (Compiled & { layout: { bytes: number } })[] {
+  return candidatesOf(form).map((candidate) => {
+    const layout = layOutForward(candidate, matrixForwardWork(problem, form), form);
+    const wgsl = matrixAttentionWgsl(forwardConstants(problem), layout);
+    return { name: `${nameOfForm(form)}, ${nameOfForward(candidate)}`, wgsl, layout };
+  });
+}
+
 function ofAttention(problem: MlaProblem): Compiled[] {
-  const [forward, operands] = [forwardConstants(problem), operandConstants(problem)];
-  const forwards = forwardCandidates.map((candidate) => {
-    const layout = layOutForward(candidate, matrixForwardWork(problem));
-    return { name: nameOfForward(candidate), wgsl: matrixAttentionWgsl(forward, layout), layout };
-  });
-  const splits = splitCandidates.map((candidate) => {
-    const layout = layOutForward(candidate, matrixForwardWork(problem), 2);
-    return { name: `split, ${nameOfForward(candidate)}`, wgsl: matrixAttentionWgsl(forward, layout), layout };
-  });
-  const ofKeys = layOutBackward(backwardWork(operands, true));
   return [
-    ...forwards,
-    ...splits,
+    ...forms.flatMap((form) => forwardsOf(problem, form)),
     { name: 'packHalves, split', wgsl: halvesShader(problem, false, 2).wgsl() },
-    { name: 'operandMaxima', wgsl: operandMaximaWgsl(forward) },
+    { name: 'operandMaxima', wgsl: operandMaximaWgsl(forwardConstants(problem)) },
     ...[false, true].map((isBackward) => ({
       name: 'packHalves',
       wgsl: halvesShader(problem, isBackward).wgsl(),
     })),
+    ...backwardsOf(problem),
+  ];
+}
+
+function backwardsOf(problem: MlaProblem): Compiled[] {
+  const operands = operandConstants(problem);
+  const ofKeys = layOutBackward(backwardWork(operands, true));
+  return [
     { name: 'gradientMaxima', wgsl: gradientMaximaWgsl(operands) },
     { name: 'Dq', wgsl: matrixDqWgsl(operands), layout: layOutBackward(backwardWork(operands, false)) },
     ...[0, 1].map((KEEPS_DS) => ({
@@ -127,7 +136,13 @@ describe('matrix tiles', () => {
 
   it('some tile of 192/128 and of 512+64 fits 48 KiB', () => {
     const [deepseek] = attention.filter(({ name }) => name === 'deepseek');
-    const all = ofAttention(problemOf(deepseek)).flatMap(({ layout }) => (layout ? [layout.bytes] : []));
+    for (const form of forms) {
+      // where matrices are smaller there is less memory
+      const most = form.m === sixteen.m || form.parts === 2 ? 49152 : 32768;
+      const bytes = forwardsOf(problemOf(deepseek), form).map(({ layout }) => layout.bytes);
+      expectTrue(Math.min(...bytes) <= most, `${nameOfForm(form)}: ${bytes.join(', ')}`);
+    }
+    const all = backwardsOf(problemOf(deepseek)).flatMap(({ layout }) => (layout ? [layout.bytes] : []));
     expectTrue(
       all.every((bytes) => bytes <= 49152),
       `bytes: ${all.join(', ')}`,
@@ -161,7 +176,9 @@ describe('matrix tiles', () => {
 
   it('every candidate compiles', async function () {
     this.timeout(300_000);
-    const features = ['shader-f16', 'subgroups', 'chromium-experimental-subgroup-matrix'];
+    const features = [
+      ...['shader-f16', 'subgroups', 'subgroup-size-control', 'chromium-experimental-subgroup-matrix'],
+    ];
     const device = await (
       await openNullDawn()
     ).requestDevice({

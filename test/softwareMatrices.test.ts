@@ -3,6 +3,7 @@
  * float16.test.ts has the whole table on hardware.
  */
 import * as tf from '@tensorflow/tfjs-core';
+import { knownMatrices } from '../kernels/webgpu/capabilities.js';
 import { setDefaultPrecision } from '../src/index.js';
 import { currentPlanner } from '../src/core/register.js';
 import { packFloat16 } from '../src/core/float16.js';
@@ -39,15 +40,35 @@ const casesByKernel = {
 const kernels = Object.keys(casesByKernel) as (keyof typeof casesByKernel)[];
 const precision = 'float16';
 
+interface Run {
+  kernel: ComparedKernel;
+  precision: 'float32' | 'float16';
+  lane: string;
+  names: string[];
+}
+
+const [sixteen, intel, apple] = knownMatrices;
+const ofShares = [...ofGradients.filter((name) => !name.includes('tiles')), '36 heads, 300 keys'];
+
 /** Each kernel in its lane, and the forward once more with float32 as two halves. */
-const runs = [
-  ...kernels.map((kernel) => ({ kernel, precision, lane: 'T3', names: casesByKernel[kernel] }) as const),
+const runs: Run[] = [
+  ...kernels.map((kernel): Run => ({ kernel, precision, lane: 'T3', names: casesByKernel[kernel] })),
+  { kernel: 'MLAAttention', precision: 'float32', lane: 'T3x', names: ofShares },
+];
+
+/** The forward on other shapes; there 192/128 fits too. */
+const ofForward = [...ofGradients, 'minicpm3, sbhd', '129 rows, 113 keys', 'deepseek'];
+const runsOnIntel: Run[] = [
+  { kernel: 'MLAAttention', precision, lane: 'T3', names: ofForward },
+  { kernel: 'MLAAttention', precision: 'float32', lane: 'T3x', names: ofShares },
+];
+const runsOnApple: Run[] = [
   {
     kernel: 'MLAAttention',
     precision: 'float32',
     lane: 'T3x',
-    names: [...ofGradients.filter((name) => !name.includes('tiles')), '36 heads, 300 keys'],
-  } as const,
+    names: [...ofForward, 'ragged tiles', 'deepseek, rope apart', 'deepseek, 16 heads'],
+  },
 ];
 
 const decodeGradients = ['MLADecodeDq', 'MLADecodeDkv'] as const;
@@ -76,14 +97,31 @@ function packed({ axes, shape, values }: Data): Data {
   return { axes, shape: [...shape.slice(0, -1), shape[shape.length - 1] / 2], values: words };
 }
 
+/** Defines the tests of some runs. */
+function itRuns(runs: Run[]): void {
+  for (const { kernel, precision, lane, names } of runs) {
+    for (const name of names) {
+      const c = casesOf(kernel).find((candidate) => candidate.name === name);
+      if (!c) throw new Error(`no case '${name}'`);
+      it(`${kernel}, ${lane}: ${name}`, async function () {
+        this.timeout(120_000);
+        const { problem } = answersOf(c);
+        expectEqual(currentPlanner('test').plan(kernel, { ...problem, precision }).lane, lane);
+        await compareWithReference(kernel, c, toTensor, precision);
+      });
+    }
+  }
+}
+
 async function expectOutputs(
   kernel: ComparedKernel,
   inputs: DataByName,
   problem: MlaProblem,
   expected: DataByName,
   bounds: Bounds,
+  lane = 'T3',
 ): Promise<void> {
-  expectEqual(currentPlanner('test').plan(kernel, problem).lane, 'T3');
+  expectEqual(currentPlanner('test').plan(kernel, problem).lane, lane);
   for (const [name, got] of Object.entries(await outputsOf(kernel, inputs, problem))) {
     expectClose(name, got, expected[name], bounds);
   }
@@ -93,20 +131,9 @@ describe('matrices in software', () => {
   for (const device of availableDevices()) {
     if (device.backend !== 'webgpu') continue;
     describe(device.name, () => {
-      before(() => installSoftwareMatrices([{ m: 16, n: 16, k: 16, operand: 'f16' }]));
+      before(() => installSoftwareMatrices(sixteen));
 
-      for (const { kernel, precision, lane, names } of runs) {
-        for (const name of names) {
-          const c = casesOf(kernel).find((candidate) => candidate.name === name);
-          if (!c) throw new Error(`no case '${name}'`);
-          it(`${kernel}, ${lane}: ${name}`, async function () {
-            this.timeout(120_000);
-            const { problem } = answersOf(c);
-            expectEqual(currentPlanner('test').plan(kernel, { ...problem, precision }).lane, lane);
-            await compareWithReference(kernel, c, toTensor, precision);
-          });
-        }
-      }
+      itRuns(runs);
 
       for (const { name, factors } of magnitudes) {
         it(`MLADecodeDq, MLADecodeDkv: ${name}`, async function () {
@@ -153,6 +180,27 @@ describe('matrices in software', () => {
           tf.dispose([...inputs, ...gradients]);
         });
       }
+    });
+
+    describe(`${device.name}, matrices of 8x16x16 halves`, () => {
+      before(() => installSoftwareMatrices(intel, { min: 8, max: 32 }));
+
+      itRuns(runsOnIntel);
+    });
+
+    describe(`${device.name}, matrices of 8x8x8 floats`, () => {
+      before(() => installSoftwareMatrices(apple));
+
+      itRuns(runsOnApple);
+
+      it('MLAAttention, T3x: largest scores that come late, by more than there is room for', async function () {
+        this.timeout(120_000);
+        const [c] = casesOf('MLAAttention').filter(({ name }) => name === '129 rows, 113 keys');
+        const { problem, tensors: untouched } = answersOf(c);
+        const tensors = scaled(untouched, { q: 20 });
+        Object.assign(tensors, runReference('MLAAttention', tensors, problem));
+        await expectOutputs('MLAAttention', tensors, problem, tensors, boundsOf('float32').forward, 'T3x');
+      });
     });
   }
 });

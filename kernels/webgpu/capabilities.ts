@@ -8,12 +8,14 @@ export interface DeviceLimits {
   maxComputeWorkgroupSizeX: number;
 }
 
-/** A shape of subgroup matrices: left [m, k] times right [k, n], the operands in one type and the result in another. */
+/** A shape of subgroup matrices: left [m, k] times right [k, n], the operands of one type, the result of float32. */
 export interface MatrixShape {
   m: number;
   n: number;
   k: number;
   operand: 'f16' | 'f32';
+  /** the size of subgroups that our shaders for it count on */
+  lanes: number;
 }
 
 export interface Capabilities {
@@ -22,8 +24,8 @@ export interface Capabilities {
   limits: DeviceLimits;
   /** shader-f16 */
   hasF16: boolean;
-  /** sizes that a subgroup may have; absent without the feature */
-  subgroups?: { min: number; max: number };
+  /** sizes that a subgroup may have, and whether a shader can set its own; absent without the feature */
+  subgroups?: { min: number; max: number; canBeSet?: boolean };
   /** subgroup matrices with float32 results, the fastest kind first */
   matrices: MatrixShape[];
 }
@@ -31,7 +33,7 @@ export interface Capabilities {
 /**
  * T1: float32, no optional feature. T1s: the same, rows reduced by subgroups. T2: halves in workgroup memory, float32
  * products and sums, rows reduced by subgroups where there are any. T3: products on subgroup matrices of halves, float32 sums.
- * T3x: the same, with each float32 as two halves.
+ * T3x: float32 on subgroup matrices, each number as two halves, or as it is where the matrices are of float32.
  */
 export type Lane = 'T1' | 'T1s' | 'T2' | 'T3' | 'T3x';
 
@@ -60,8 +62,12 @@ export function laneConstants(lane: 'T1' | 'T1s' | 'T2', { subgroups }: Capabili
   };
 }
 
-/** The shapes that our shaders are written for, the fastest first. */
-export const knownMatrices: MatrixShape[] = [{ m: 16, n: 16, k: 16, operand: 'f16' }];
+/** The shapes that our shaders are written for, the fastest first: NVIDIA's, Intel's, Apple's. */
+export const knownMatrices: MatrixShape[] = [
+  { m: 16, n: 16, k: 16, operand: 'f16', lanes: 32 },
+  { m: 8, n: 16, k: 16, operand: 'f16', lanes: 16 },
+  { m: 8, n: 8, k: 8, operand: 'f32', lanes: 32 },
+];
 
 interface MatrixConfig {
   componentType: string;
@@ -108,13 +114,19 @@ function readCapabilities(device: GPUDevice): Capabilities {
     key: keyOf(device),
     limits: device.limits,
     hasF16: has('shader-f16'),
-    subgroups: has('subgroups') && min && max ? { min, max } : undefined,
+    subgroups:
+      has('subgroups') && min && max ? { min, max, canBeSet: has('subgroup-size-control') } : undefined,
     matrices: has('chromium-experimental-subgroup-matrix') ? knownMatrices.filter(isOffered) : [],
   };
 }
 
 /** A device without them runs other lanes on the same GPU. */
-const laneFeatures = ['shader-f16', 'subgroups', 'chromium-experimental-subgroup-matrix'];
+const laneFeatures = [
+  'shader-f16',
+  'subgroups',
+  'subgroup-size-control',
+  'chromium-experimental-subgroup-matrix',
+];
 
 /** The GPU by name, and what of it decides which shaders run. */
 function keyOf(device: GPUDevice): string {
@@ -126,10 +138,28 @@ function keyOf(device: GPUDevice): string {
   return `${names.join('/')}, ${bytes} bytes, ${threads} threads, ${subgroups}, features: ${features}`;
 }
 
+/** The matrices that a lane runs on, or why there are none: T3 on those of halves, T3x on the first of any. */
+export function matrixOf(
+  lane: MatrixLane,
+  { hasF16, subgroups, matrices }: Capabilities,
+): MatrixShape | string {
+  const usable = matrices.filter(({ operand }) => (operand === 'f16' ? hasF16 : lane === 'T3x'));
+  if (usable.length === 0 && !hasF16) return 'the device has no shader-f16';
+  if (!subgroups) return 'the device has no subgroups';
+  if (usable.length === 0) {
+    return `the device has no subgroup matrices ${lane === 'T3' ? 'of halves ' : ''}with float32 results`;
+  }
+  const { min, max, canBeSet } = subgroups;
+  // where sizes vary, 16x16x16 is AMD's, of which drivers were seen to give wrong results
+  const canHave = ({ lanes, m }: MatrixShape): boolean =>
+    min <= lanes && lanes <= max && (min === max || (canBeSet === true && m < 16));
+  return usable.find(canHave) ?? `the matrix shaders are written for subgroups of ${usable[0].lanes}`;
+}
+
 /** The lanes that keep the bounds of a precision on a device, the fastest first, and why each other one does not run. */
 export function lanesFor(
   precision: Precision,
-  { hasF16, subgroups, matrices }: Capabilities,
+  device: Capabilities,
 ): { lanes: Lane[]; passedOver: PassedOver[] } {
   const lanes: Lane[] = [];
   const passedOver: PassedOver[] = [];
@@ -138,19 +168,15 @@ export function lanesFor(
     else passedOver.push({ candidate: lane, reason });
   };
   const narrow = precision === 'float32' ? "precision 'float32' wants float32 operands" : undefined;
-  const noF16 = hasF16 ? undefined : 'the device has no shader-f16';
-  const noSubgroups = subgroups ? undefined : 'the device has no subgroups';
-  const noMatrices =
-    matrices.length > 0 ? undefined : 'the device has no subgroup matrices of halves with float32 results';
-  const otherSize =
-    subgroups?.min === 32 && subgroups.max === 32
-      ? undefined
-      : 'the matrix shaders are written for subgroups of 32';
-  const noLane = noF16 ?? noSubgroups ?? noMatrices ?? otherSize;
-  consider('T3', narrow ?? noLane);
+  const [halves, float32] = [matrixOf('T3', device), matrixOf('T3x', device)];
+  const noHalves = typeof halves === 'string' ? halves : undefined;
+  const noFloat32 = typeof float32 === 'string' ? float32 : undefined;
+  // what float32 matrices do they do for every precision; halves are split for float32 alone
+  const isWhole = typeof float32 !== 'string' && float32.operand === 'f32';
+  consider('T3', narrow ?? noHalves);
+  consider('T3x', narrow || isWhole ? noFloat32 : 'T3 needs one half each');
   consider('T2', narrow);
-  consider('T3x', precision === 'float32' ? noLane : 'T3 needs one half each');
-  consider('T1s', noSubgroups);
+  consider('T1s', device.subgroups ? undefined : 'the device has no subgroups');
   consider('T1', undefined);
   return { lanes, passedOver };
 }

@@ -1,5 +1,5 @@
 /**
- * Subgroup matrices, and subgroups of 32, in plain WGSL: so the shaders of lane T3 run, and are compared with the
+ * Subgroup matrices, and subgroups as large as they want, in plain WGSL: so the shaders of lane T3 run, and are compared with the
  * reference, where no device has them. Products of halves are exact; sums are rounded to float32, which hardware may do
  * otherwise.
  *
@@ -10,10 +10,11 @@ import { rememberAdapter } from '../../kernels/webgpu/capabilities.js';
 import type { MatrixShape } from '../../kernels/webgpu/capabilities.js';
 import { installDevice } from '../../src/device/installDevice.js';
 
-const LANES = 32;
-
-/** Makes tfjs's webgpu backend one whose device says that it has matrices of these shapes. */
-export async function installSoftwareMatrices(shapes: MatrixShape[]): Promise<void> {
+/** Makes tfjs's webgpu backend one whose device says that it has matrices of a shape, and subgroups of these sizes. */
+export async function installSoftwareMatrices(
+  { m, n, k, operand, lanes }: MatrixShape,
+  { min, max } = { min: lanes, max: lanes },
+): Promise<void> {
   const adapter = await navigator.gpu.requestAdapter();
   if (!adapter) throw new Error('installSoftwareMatrices: expected an adapter, got none');
   const { maxComputeWorkgroupStorageSize, maxComputeInvocationsPerWorkgroup } = adapter.limits;
@@ -21,7 +22,12 @@ export async function installSoftwareMatrices(shapes: MatrixShape[]): Promise<vo
     requiredFeatures: ['subgroups' as GPUFeatureName],
     requiredLimits: { maxComputeWorkgroupStorageSize, maxComputeInvocationsPerWorkgroup },
   });
-  const features = [...device.features, 'shader-f16', 'chromium-experimental-subgroup-matrix'];
+  const features = [
+    ...device.features,
+    ...(operand === 'f16' ? ['shader-f16'] : []),
+    ...(min < max ? ['subgroup-size-control'] : []),
+    'chromium-experimental-subgroup-matrix',
+  ];
   const createShaderModule = device.createShaderModule.bind(device);
   Object.defineProperties(device, {
     features: { value: new Set(features) },
@@ -31,13 +37,9 @@ export async function installSoftwareMatrices(shapes: MatrixShape[]): Promise<vo
     },
   });
   rememberAdapter(device, {
-    subgroupMinSize: LANES,
-    subgroupMaxSize: LANES,
-    subgroupMatrixConfigs: shapes.map(({ m, n, k, operand }) => ({
-      ...{ M: m, N: n, K: k },
-      componentType: operand,
-      resultComponentType: 'f32',
-    })),
+    subgroupMinSize: min,
+    subgroupMaxSize: max,
+    subgroupMatrixConfigs: [{ M: m, N: n, K: k, componentType: operand, resultComponentType: 'f32' }],
   });
   await installDevice({ device });
 }
@@ -47,12 +49,13 @@ export function withoutMatrices(wgsl: string): string {
   const left = /alias Left = subgroup_matrix_left<(\w+), (\d+), (\d+)>/.exec(wgsl);
   const right = /alias Right = subgroup_matrix_right<\w+, (\d+), \d+>/.exec(wgsl);
   if (!left || !right) return wgsl;
-  const definitions = matrices(left[1], Number(left[3]), Number(right[1]), Number(left[2]));
+  const lanes = Number(/@subgroup_size\((\d+)\)/.exec(wgsl)?.[1] ?? 32);
+  const definitions = matrices(left[1], Number(left[3]), Number(right[1]), Number(left[2]), lanes);
   const main = wgsl
-    .replace(/enable \w+;|diagnostic.*;|alias (Left|Right|Sums) = .*;/g, '')
+    .replace(/enable \w+;|diagnostic.*;|alias (Left|Right|Sums) = .*;| @subgroup_size\(\d+\)/g, '')
     .replace(
       /,\s*@builtin\(subgroup_id\) subgroup: u32\) \{/,
-      `) {\n  thread = tid;\n  let subgroup = tid / ${LANES}u;`,
+      `) {\n  thread = tid;\n  let subgroup = tid / ${lanes}u;`,
     )
     .replace(/subgroupMatrixLoad<(\w+), (\w+)>\(&arena, /g, 'load_$1_$2(')
     .replace(/subgroupMatrixStore<row_major>\(&arena, /g, 'store_sums(')
@@ -64,14 +67,14 @@ export function withoutMatrices(wgsl: string): string {
   return `enable subgroups;\n${main}\n${definitions}`;
 }
 
-function matrices(operand: string, rows: number, columns: number, depth: number): string {
-  const threads = LANES / rows;
+function matrices(operand: string, rows: number, columns: number, depth: number, lanes: number): string {
+  const threads = lanes / rows;
   const own = columns / threads;
   const element =
     operand === 'f16'
       ? 'unpack2x16float(arena[at + c / 8u][c % 8u / 2u])[c % 2u]'
       : 'bitcast<f32>(arena[at + c / 4u][c % 4u])';
-  const [row, column] = [`thread % ${LANES}u / ${threads}u`, `thread % ${threads}u * ${own}u`];
+  const [row, column] = [`thread % ${lanes}u / ${threads}u`, `thread % ${threads}u * ${own}u`];
   return `
 var<private> thread: u32;
 struct Left { e: array<f32, ${depth}> }

@@ -20,7 +20,7 @@ import { LEFT, RIGHT, SUM_GROUPS, SUM_ROWS } from './backwardTile.js';
 import type { BackwardTile, BackwardWork } from './backwardTile.js';
 import { THREADS } from './choose.js';
 import { gradientScales, maximaBinding } from './gradientScales.js';
-import { unitCounts } from './halves.js';
+import { unitCounts } from './form.js';
 import { visibleOr } from './onlineSoftmax.js';
 import {
   ROW_COPIERS,
@@ -68,8 +68,8 @@ export function sidesOf(record: OperandConstants): { queries: Side; keys: Side }
 }
 
 export function backwardWork(record: OperandConstants, hasValueSums: boolean): BackwardWork {
-  const { QK8, DV8 } = unitCounts(record);
-  const [steps, valueSteps] = [QK8, DV8].map((units) => Math.ceil(units / EDGE_UNITS));
+  const { QK_UNITS, DV_UNITS } = unitCounts(record);
+  const [steps, valueSteps] = [QK_UNITS, DV_UNITS].map((units) => Math.ceil(units / EDGE_UNITS));
   return { steps, valueSteps, sums: steps + (hasValueSums ? valueSteps : 0) };
 }
 
@@ -94,7 +94,7 @@ export function backwardHead(
 ): string {
   const binding = (name: string): number => bindings.findIndex((candidate) => candidate.name === name);
   return `
-${matrixHead}
+${matrixHead()}
 ${operandSizes(record)}
 ${constants({
   ...unitCounts(record),
@@ -137,7 +137,7 @@ export const placeBackward = `
 
 /** Loads the operands of the left rows into matrices a (for scores) and b (for dP). */
 export function loadLeft(record: OperandConstants, tile: BackwardTile, side: Side, first: string): string {
-  const { QK8, DV8 } = unitCounts(record);
+  const { QK_UNITS, DV_UNITS } = unitCounts(record);
   const half = THREADS / ROW_COPIERS;
   const load = (
     name: string,
@@ -152,10 +152,10 @@ export function loadLeft(record: OperandConstants, tile: BackwardTile, side: Sid
   ${loadLefts(name, 1, steps, `row_group * ${EDGE * stride}u`, stride)}
   workgroupBarrier();`;
   return `
-  ${load('a', side.first, tile.first, tile.steps, QK8)}
-  ${load('b', side.second, tile.second, tile.valueSteps, DV8)}
-  ${clearPadding(tile.first, RIGHT, QK8)}
-  ${clearPadding(tile.second, RIGHT, DV8)}`;
+  ${load('a', side.first, tile.first, tile.steps, QK_UNITS)}
+  ${load('b', side.second, tile.second, tile.valueSteps, DV_UNITS)}
+  ${clearPadding(tile.first, RIGHT, QK_UNITS)}
+  ${clearPadding(tile.second, RIGHT, DV_UNITS)}`;
 }
 
 /** WGSL of what a step does, in this order. */

@@ -3,7 +3,7 @@
  * by unit.
  */
 import type { Binding, OperandConstants } from '../operands.js';
-import { unitCounts } from './halves.js';
+import { unitCounts } from './form.js';
 import type { Copied, Place } from './staging.js';
 
 /**
@@ -44,22 +44,22 @@ fn ${name}_unit(start: u32, unit: u32) -> vec4u {
 
 /** Rows of the cache from `key` on. What lies past the length may be anything: it is read from the last row that exists. */
 export function cacheRows(record: OperandConstants, { at, stride }: Place, key: string): Copied[] {
-  const { DN8, DR8 } = unitCounts(record);
+  const { DN_UNITS, DR_UNITS } = unitCounts(record);
   const row = `min(${key} + copy_row, max(tile.kv_length, 1u) - 1u)`;
   const to = `${at}u + copy_row * ${stride}u`;
   return [
     {
       name: 'k',
-      units: DN8,
+      units: DN_UNITS,
       from: `batch * u.k_b + ${row} * u.k_s`,
       to,
       load: (unit: string) => `k_unit(k_from, ${unit})`,
     },
     {
       name: 'k_rope',
-      units: DR8,
+      units: DR_UNITS,
       from: `batch * u.k_rope_b + ${row} * u.k_rope_s`,
-      to: `${to} + DN8`,
+      to: `${to} + DN_UNITS`,
       load: (unit: string) => `k_rope_unit(k_rope_from, ${unit})`,
     },
   ].filter(({ units }) => units > 0);

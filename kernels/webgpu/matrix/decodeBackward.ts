@@ -34,7 +34,7 @@ import {
 } from './decodeBackwardTile.js';
 import type { DecodeBackwardTile } from './decodeBackwardTile.js';
 import { gradientScales, maximaBinding } from './gradientScales.js';
-import { unitCounts } from './halves.js';
+import { unitCounts } from './form.js';
 import { visibleOr } from './onlineSoftmax.js';
 import { clearPadding, declareUnits, stageRows } from './staging.js';
 import type { Copied } from './staging.js';
@@ -62,8 +62,8 @@ export function decodeBackwardConstants(problem: MlaProblem, isDkv: boolean): De
 }
 
 export function decodeBackwardTile(record: DecodeBackwardConstants): DecodeBackwardTile {
-  const { QK8, DV8 } = unitCounts(record);
-  return layOutDecodeBackward({ units: QK8, valueUnits: DV8 }, record.IS_DKV === 1);
+  const { QK_UNITS, DV_UNITS } = unitCounts(record);
+  return layOutDecodeBackward({ units: QK_UNITS, valueUnits: DV_UNITS }, record.IS_DKV === 1);
 }
 
 export function decodeBackwardBindings(record: DecodeBackwardConstants): Binding[] {
@@ -85,7 +85,7 @@ export function decodeBackwardHead(record: DecodeBackwardConstants, tile: Decode
     .map(({ name }) => name)
     .filter((name) => !['stats', 'maxima', ...inUnits].includes(name));
   return `
-${matrixHead}
+${matrixHead()}
 ${operandSizes(record)}
 ${constants({
   ...unitCounts(record),
@@ -187,10 +187,10 @@ export function walkDecode(
   tile: DecodeBackwardTile,
   walk: DecodeWalk,
 ): string {
-  const { QK8, DV8 } = unitCounts(record);
+  const { QK_UNITS, DV_UNITS } = unitCounts(record);
   return `
-  ${clearPadding(tile.first, RIGHT, QK8)}
-  ${record.IS_DKV ? clearPadding(tile.second, RIGHT, DV8) : ''}
+  ${clearPadding(tile.first, RIGHT, QK_UNITS)}
+  ${record.IS_DKV ? clearPadding(tile.second, RIGHT, DV_UNITS) : ''}
   ${walkSteps({
     ...walk,
     copiers: COPIERS,
@@ -259,6 +259,6 @@ export function storeDecodeGradients({ own, arena }: DecodeBackwardTile, store: 
 
 /** What to store of a row: its latent columns, and those of its rope part, which start on a unit of their own. */
 export function storeParts({ DR }: OperandConstants, nope: string, rope: string): string {
-  const ofRope = DR > 0 ? `else if (column - 2u * DN8 < DR4) { ${rope} }` : '';
-  return `if (column < 2u * DN8) { if (column < DN4) { ${nope} } } ${ofRope}`;
+  const ofRope = DR > 0 ? `else if (column - 2u * DN_UNITS < DR4) { ${rope} }` : '';
+  return `if (column < 2u * DN_UNITS) { if (column < DN4) { ${nope} } } ${ofRope}`;
 }

@@ -15,7 +15,7 @@ import { LEFT as DKV_KEYS, RIGHT } from './backwardTile.js';
 import { THREADS } from './choose.js';
 import type { Needs } from './choose.js';
 import { gradientScales, maximaBinding } from './gradientScales.js';
-import { unitCounts } from './halves.js';
+import { unitCounts } from './form.js';
 import { storeDq } from './mlaAttentionDq.js';
 import { ROW_COPIERS, clearPadding, fetchRows, keyRows, putRows, stageRows } from './staging.js';
 import type { Copied, Place } from './staging.js';
@@ -46,8 +46,8 @@ interface Layout extends Needs {
 }
 
 export function layOutDqOfDs(record: OperandConstants): Layout {
-  const { QK8 } = unitCounts(record);
-  const own = Math.ceil(QK8 / EDGE_UNITS / COLUMN_GROUPS);
+  const { QK_UNITS } = unitCounts(record);
+  const own = Math.ceil(QK_UNITS / EDGE_UNITS / COLUMN_GROUPS);
   const keyStride = own * COLUMN_GROUPS * EDGE_UNITS + 1;
   const dsStride = DS_UNITS + 1;
   const each = KEYS * (keyStride + dsStride);
@@ -57,7 +57,7 @@ export function layOutDqOfDs(record: OperandConstants): Layout {
     ds: [0, 1].map((turn) => ({ at: turn * each + KEYS * keyStride, stride: dsStride })),
     arena: 2 * each,
     bytes: 32 * each + 16 * THREADS,
-    registers: 8 * ROW_TILES * own + Math.ceil((4 * (QK8 + DS_UNITS)) / ROW_COPIERS),
+    registers: 8 * ROW_TILES * own + Math.ceil((4 * (QK_UNITS + DS_UNITS)) / ROW_COPIERS),
   };
 }
 
@@ -65,10 +65,10 @@ export function dqOfDsWgsl(record: OperandConstants): string {
   const layout = layOutDqOfDs(record);
   const { own, keys } = layout;
   const groups = { rowGroup: 'row_group', columnGroup: 'column_group', columnGroups: COLUMN_GROUPS };
-  const { QK8 } = unitCounts(record);
+  const { QK_UNITS } = unitCounts(record);
   const binding = (name: string): number => dqOfDsBindings.findIndex((candidate) => candidate.name === name);
   return `
-${matrixHead}
+${matrixHead()}
 ${operandSizes(record)}
 ${constants({ ...unitCounts(record), THREADS, ROW_COPIERS, ROWS, KEYS, ROW_GROUPS, RIGHT, DKV_KEYS })}
 ${problemUniforms(dqOfDsBindings.length)}
@@ -111,7 +111,7 @@ fn main(
   let copy_row = tid / ROW_COPIERS;
   let copy_unit = tid % ROW_COPIERS;
   ${declareSums('g', ROW_TILES, own)}
-  ${keys.map((place) => clearPadding(place, KEYS, QK8)).join('\n')}
+  ${keys.map((place) => clearPadding(place, KEYS, QK_UNITS)).join('\n')}
   { ${stageRows(stagedRows(record, layout, 0, 'first_key'))} }
   workgroupBarrier();
   // two steps a turn: places are constants

@@ -3,8 +3,8 @@
  * whatever layout the tensors have, so that the main shaders know none. Of MLADecode only what its backward reads of the
  * rows: the cache is read as it is (cacheRows.ts).
  *
- * Regions of one buffer, each [batch, head of its own, row, units]: k [b, hkv, skv, DN8], k_rope [b, skv, DR8],
- * v [b, hkv, skv, DV8]; for the backward also q [b, hkv, sq · GROUP, DN8 + DR8] and d_out [b, hkv, sq · GROUP, DV8].
+ * Regions of one buffer, each [batch, head of its own, row, units]: k [b, hkv, skv, DN_UNITS], k_rope [b, skv, DR_UNITS],
+ * v [b, hkv, skv, DV_UNITS]; for the backward also q [b, hkv, sq · GROUP, DN_UNITS + DR_UNITS] and d_out [b, hkv, sq · GROUP, DV_UNITS].
  * The rope part starts on a unit of its own; what is past a row's columns, or past the lengths, is 0.
  */
 import type { MlaProblem } from '../../../src/core/problem.js';
@@ -25,6 +25,7 @@ import { readStats } from '../packStats.js';
 import { problemUniforms } from '../problemUniforms.js';
 import type { Region } from '../problemUniforms.js';
 import { constants } from '../wgsl.js';
+import { sixteen, unitCounts } from './form.js';
 import { gradientScales, maximaBinding } from './gradientScales.js';
 import { operandScales } from './operandScales.js';
 import { halvesOf, splitHalvesOf } from './wgsl.js';
@@ -40,17 +41,6 @@ export interface HalvesConstants extends OperandConstants {
   IS_BACKWARD: number;
   /** 2: numbers of the forward are scaled, and split in two halves: a row has the high ones, then the low ones */
   PARTS: number;
-}
-
-/** Units of a row of each part. */
-export function unitCounts({ DN, DR, DV }: { DN: number; DR: number; DV: number }): {
-  DN8: number;
-  DR8: number;
-  QK8: number;
-  DV8: number;
-} {
-  const [DN8, DR8, DV8] = [DN, DR, DV].map((columns) => Math.ceil(columns / 8));
-  return { DN8, DR8, QK8: DN8 + DR8, DV8 };
 }
 
 export function halvesBindings(record: HalvesConstants): Binding[] {
@@ -76,12 +66,16 @@ export function regionsOf(
   isBackward: boolean,
   parts = 1,
 ): { regions: Partial<Record<Region, number>>; units: number } {
-  const { DN8, DR8, QK8, DV8 } = unitCounts({ DN: dn, DR: dr, DV: dv });
+  const { DN_UNITS, DR_UNITS, QK_UNITS, DV_UNITS } = unitCounts({ DN: dn, DR: dr, DV: dv });
   const sizes: [Region, number][] = [];
   if (op === 'mlaAttention') {
-    sizes.push(['k', b * hkv * skv * DN8], ['k_rope', b * skv * DR8], ['v', b * hkv * skv * DV8]);
+    sizes.push(
+      ['k', b * hkv * skv * DN_UNITS],
+      ['k_rope', b * skv * DR_UNITS],
+      ['v', b * hkv * skv * DV_UNITS],
+    );
   }
-  if (isBackward) sizes.push(['q', b * hq * sq * QK8], ['d_out', b * hq * sq * DV8]);
+  if (isBackward) sizes.push(['q', b * hq * sq * QK_UNITS], ['d_out', b * hq * sq * DV_UNITS]);
   const regions: Partial<Record<Region, number>> = {};
   let units = 0;
   for (const [region, size] of sizes) {
@@ -183,11 +177,11 @@ function putUnit(
 function packNope(record: HalvesConstants): string {
   const columns = ['nope_of_k(tile, j, 2u * unit)', 'nope_of_k(tile, j, 2u * unit + 1u)'];
   return `
-  for (var e = tid; e < PACKED_ROWS * DN8; e += THREADS) {
-    let j = first + e / DN8;
-    let unit = e % DN8;
+  for (var e = tid; e < PACKED_ROWS * DN_UNITS; e += THREADS) {
+    let j = first + e / DN_UNITS;
+    let unit = e % DN_UNITS;
     if (j < u.skv) {
-      ${putUnit(record, 'u.k_at', 'head * u.skv + j', 'DN8', 'unit', columns, 'scales.k')}
+      ${putUnit(record, 'u.k_at', 'head * u.skv + j', 'DN_UNITS', 'unit', columns, 'scales.k')}
     }
   }`;
 }
@@ -196,11 +190,11 @@ function packNope(record: HalvesConstants): string {
 function packRope(record: HalvesConstants): string {
   const columns = ['k_column(tile, j, c)', 'k_column(tile, j, c + 1u)'];
   return `
-  for (var e = tid; e < PACKED_ROWS * DR8; e += THREADS) {
-    let j = first + e / DR8;
-    let c = DN4 + 2u * (e % DR8);
+  for (var e = tid; e < PACKED_ROWS * DR_UNITS; e += THREADS) {
+    let j = first + e / DR_UNITS;
+    let c = DN4 + 2u * (e % DR_UNITS);
     if (j < u.skv && group.y == 0u) {
-      ${putUnit(record, 'u.k_rope_at', 'batch * u.skv + j', 'DR8', 'e % DR8', columns, 'scales.k')}
+      ${putUnit(record, 'u.k_rope_at', 'batch * u.skv + j', 'DR_UNITS', 'e % DR_UNITS', columns, 'scales.k')}
     }
   }`;
 }
@@ -208,58 +202,63 @@ function packRope(record: HalvesConstants): string {
 function packValues(record: HalvesConstants): string {
   const columns = ['v_column(tile, j, c)', 'v_column(tile, j, c + 1u)'];
   return `
-  for (var e = tid; e < PACKED_ROWS * DV8; e += THREADS) {
-    let j = first + e / DV8;
-    let c = 2u * (e % DV8);
+  for (var e = tid; e < PACKED_ROWS * DV_UNITS; e += THREADS) {
+    let j = first + e / DV_UNITS;
+    let c = 2u * (e % DV_UNITS);
     if (j < u.skv) {
-      ${putUnit(record, 'u.v_at', 'head * u.skv + j', 'DV8', 'e % DV8', columns, 'scales.v')}
+      ${putUnit(record, 'u.v_at', 'head * u.skv + j', 'DV_UNITS', 'e % DV_UNITS', columns, 'scales.v')}
     }
   }`;
 }
 
 function packRows({ DN, DR }: HalvesConstants): string {
   const nope = 'packed = q_nope_unit(tile, m, unit);';
-  const rope = 'packed = q_rope_unit(tile, m, unit - DN8);';
-  const unit = DR === 0 ? nope : DN === 0 ? rope : `if (unit < DN8) { ${nope} } else { ${rope} }`;
+  const rope = 'packed = q_rope_unit(tile, m, unit - DN_UNITS);';
+  const unit = DR === 0 ? nope : DN === 0 ? rope : `if (unit < DN_UNITS) { ${nope} } else { ${rope} }`;
   return `
   let rows = u.sq * GROUP;
-  for (var e = tid; e < PACKED_ROWS * QK8; e += THREADS) {
-    let m = first + e / QK8;
-    let unit = e % QK8;
+  for (var e = tid; e < PACKED_ROWS * QK_UNITS; e += THREADS) {
+    let m = first + e / QK_UNITS;
+    let unit = e % QK_UNITS;
     if (m < rows) {
       var packed = vec4u(0u);
       if (m < tile.q_length * GROUP) { ${unit} }
-      halves[u.q_at + (head * rows + m) * QK8 + unit] = packed;
+      halves[u.q_at + (head * rows + m) * QK_UNITS + unit] = packed;
     }
   }
   let scale = gradient_scales(tid).d_out;
-  for (var e = tid; e < PACKED_ROWS * DV8; e += THREADS) {
-    let m = first + e / DV8;
-    let c = 2u * (e % DV8);
+  for (var e = tid; e < PACKED_ROWS * DV_UNITS; e += THREADS) {
+    let m = first + e / DV_UNITS;
+    let c = 2u * (e % DV_UNITS);
     if (m < rows) {
-      halves[u.d_out_at + (head * rows + m) * DV8 + e % DV8] = halves_of(d_out_column(tile, m, c) * scale, d_out_column(tile, m, c + 1u) * scale);
+      halves[u.d_out_at + (head * rows + m) * DV_UNITS + e % DV_UNITS] = halves_of(d_out_column(tile, m, c) * scale, d_out_column(tile, m, c + 1u) * scale);
     }
   }`;
 }
 
 /**
- * `q_nope_unit(tile, m, unit)`, `q_rope_unit(tile, m, unit)`: eight columns of a row of queries as halves, signed by
- * the scale, so that a larger product is always a larger score. Of split numbers also `q_nope_unit_low`,
- * `q_rope_unit_low`; `query_scale` is set before.
+ * `q_nope_unit(tile, m, unit)`, `q_rope_unit(tile, m, unit)`: a unit of a row of queries, signed by the scale, so that
+ * a larger product is always a larger score. Of split numbers also `q_nope_unit_low`, `q_rope_unit_low`; `query_scale`
+ * is set before.
  */
-export function queryUnits({ DR, IS_DECODE }: OperandConstants, parts = 1): string {
-  const names = parts === 1 ? [''] : ['', '_low'];
+export function queryUnits({ DR, IS_DECODE }: OperandConstants, form = sixteen): string {
+  const isFloats = form.operand === 'f32';
+  const names = form.parts === 1 ? [''] : ['', '_low'];
   const unit = (name: string, columns: string): string =>
     names
       .map(
         (part) => `
 fn ${name}${part}(tile: Tile, m: u32, unit: u32) -> vec4u {
-  return signed_halves${part}(${columns}(tile, m, 2u * unit), ${columns}(tile, m, 2u * unit + 1u));
+  return ${
+    isFloats
+      ? `signed_floats(${columns}(tile, m, unit))`
+      : `signed_halves${part}(${columns}(tile, m, 2u * unit), ${columns}(tile, m, 2u * unit + 1u))`
+  };
 }`,
       )
       .join('\n');
   return `
-${parts === 1 ? signedHalves : signedSplitHalves}
+${isFloats ? signedFloats : form.parts === 1 ? signedHalves : signedSplitHalves}
 
 fn q_nope_column(tile: Tile, m: u32, c: u32) -> vec4f {
   if (c >= DN4) { return vec4f(0.0); }
@@ -273,6 +272,11 @@ const signedHalves = `
 fn signed_halves(a: vec4f, b: vec4f) -> vec4u {
   let sign_of_scale = select(-1.0, 1.0, u.scale >= 0.0);
   return halves_of(a * sign_of_scale, b * sign_of_scale);
+}`;
+
+const signedFloats = `
+fn signed_floats(a: vec4f) -> vec4u {
+  return bitcast<vec4u>(select(-a, a, u.scale >= 0.0));
 }`;
 
 const signedSplitHalves = `

@@ -2,19 +2,22 @@
  * MLAAttention on subgroup matrices, F1-F4 of gradients/README.md.
  *
  * Grid: some (batch · key/value heads) × tiles of ROWS packed rows, longest first × splits of the keys.
- * Eight subgroups keep the queries and sums of their rows in matrices and walk over the keys, KEYS at a time:
+ * Subgroups keep the queries and sums of their rows in matrices and walk over the keys, KEYS at a time:
  *   scores = Q·Kᵀ                  matrices → arena
- *   softmax, THREADS / ROWS threads a row (onlineSoftmax.ts)  → weights, halves
+ *   softmax, THREADS / ROWS threads a row (onlineSoftmax.ts)  → weights, in the form of the operands (form.ts)
  *   out += weights·V
- * Keys and values come as halves (halves.ts).
+ * Keys and values come as halves (halves.ts), or from their tensors where matrices are of float32.
  */
 import type { MlaProblem } from '../../../src/core/problem.js';
 import {
   declareLengths,
   declareRows,
+  keyColumns,
+  operandBindings,
   operandSizes,
   queryColumns,
   tileRows,
+  valueColumns,
   visibility,
   widthOf,
 } from '../operands.js';
@@ -23,7 +26,9 @@ import { forwardConstants } from '../mlaAttention.js';
 import type { ForwardConstants } from '../mlaAttention.js';
 import { problemUniforms } from '../problemUniforms.js';
 import { constants, loadOf, repeat } from '../wgsl.js';
-import { queryUnits, unitCounts } from './halves.js';
+import { matrixUnits, unitCounts, unitSize } from './form.js';
+import type { MatrixForm } from './form.js';
+import { queryUnits } from './halves.js';
 import { THREADS } from './choose.js';
 import { operandScales } from './operandScales.js';
 import {
@@ -39,8 +44,6 @@ import {
 } from './onlineSoftmax.js';
 import type { ForwardTile, ForwardWork } from './forwardTile.js';
 import {
-  EDGE,
-  EDGE_UNITS,
   addWeightedRows,
   byGroup,
   declareSums,
@@ -54,11 +57,27 @@ import {
   multiplyRows,
   storeSums,
 } from './wgsl.js';
-import { clearPadding, fetchRows, keyRows, putRows, stageRows, valueRows } from './staging.js';
+import {
+  clearPadding,
+  declareUnits,
+  fetchRows,
+  floatRows,
+  keyRows,
+  putRows,
+  stageRows,
+  valueRows,
+} from './staging.js';
+import type { Copied } from './staging.js';
 
-export function matrixForwardBindings(record: ForwardConstants, parts: 1 | 2 = 1): Binding[] {
-  const names = ['q', 'halves'];
-  if (parts === 2) names.push('maxima');
+/** The tensors that are read in vec4 columns. */
+function tensorsOf(record: ForwardConstants, { operand }: MatrixForm): string[] {
+  return operand === 'f16' ? ['q'] : operandBindings(record).map(({ name }) => name);
+}
+
+export function matrixForwardBindings(record: ForwardConstants, form: MatrixForm): Binding[] {
+  const names = tensorsOf(record, form);
+  if (form.operand === 'f16') names.push('halves');
+  if (form.parts === 2) names.push('maxima');
   if (record.HAS_Q_LENGTHS) names.push('q_lengths');
   if (record.HAS_KV_LENGTHS) names.push('kv_lengths');
   return [
@@ -71,40 +90,44 @@ export function matrixForwardBindings(record: ForwardConstants, parts: 1 | 2 = 1
 /** Of split numbers: keys whose weighted values a matrix unit adds, before a share of the sum is put away. */
 const SUM_KEYS = 256;
 
-export function matrixForwardWork(problem: MlaProblem): ForwardWork {
+export function matrixForwardWork(problem: MlaProblem, form: MatrixForm): ForwardWork {
   const record = forwardConstants(problem);
-  const { QK8, DV8 } = unitCounts(record);
+  const { QK_UNITS, DV_UNITS } = unitCounts(record, form);
+  const units = matrixUnits(form);
   return {
     rows: problem.sq * record.GROUP,
     keys: problem.skv,
     problems: problem.b * problem.hkv,
     seen: problem.causal === 'none' ? 1 : 1 - Math.min(problem.sq, problem.skv) / (2 * problem.skv),
-    steps: Math.ceil(QK8 / EDGE_UNITS),
-    columns: Math.ceil(DV8 / EDGE_UNITS),
-    staged: QK8 + DV8,
+    steps: Math.ceil(QK_UNITS / units.depth),
+    columns: Math.ceil(DV_UNITS / units.columns),
+    staged: QK_UNITS + DV_UNITS,
   };
 }
 
 export function matrixAttentionWgsl(record: ForwardConstants, tile: ForwardTile): string {
-  const { ROWS, ROW_TILES, COLUMN_GROUPS, KEYS, ROW_GROUPS, parts, copiers } = tile;
-  const bindings = matrixForwardBindings(record, parts);
+  const { ROWS, COLUMN_GROUPS, KEYS, ROW_GROUPS, form, copiers } = tile;
+  const { parts } = form;
+  const bindings = matrixForwardBindings(record, form);
   const binding = (name: string): number => bindings.findIndex((candidate) => candidate.name === name);
   const sums = tile.columns / COLUMN_GROUPS;
   const groups = { rowGroup: 'row_group', columnGroup: 'column_group', columnGroups: COLUMN_GROUPS };
   const ROW_THREADS = THREADS / ROWS;
-  const { QK8, DV8 } = unitCounts(record);
-  const padding = clearPadding(tile.keys, KEYS, QK8) + clearPadding(tile.values, KEYS, DV8);
-  const reset = resetSums('o', ROW_TILES, sums);
+  const counts = unitCounts(record, form);
+  const { QK_UNITS, DV_UNITS } = counts;
+  const padding = clearPadding(tile.keys, KEYS, QK_UNITS) + clearPadding(tile.values, KEYS, DV_UNITS);
+  const reset = resetSums('o', 1, sums);
   const store = (statement: string): string =>
     storeRows(
-      { name: 'o', rows: ROWS, rowTiles: ROW_TILES, own: sums, arena: tile.arena, ...groups },
+      { name: 'o', rows: ROWS, rowTiles: 1, own: sums, arena: tile.arena, ...groups },
       statement,
+      form,
     );
   return `
-${matrixHead}
+${matrixHead(form)}
 ${operandSizes(record)}
 ${constants({
-  ...unitCounts(record),
+  ...counts,
   THREADS,
   ROW_COPIERS: copiers,
   ROWS,
@@ -118,25 +141,25 @@ ${constants({
   WEIGHTS: tile.weights.at,
   WEIGHT_STRIDE: tile.weights.stride,
   // of the rows of one subgroup
-  SCORE_ROWS: ROW_TILES * EDGE * tile.scores.stride,
-  WEIGHT_ROWS: ROW_TILES * EDGE * tile.weights.stride,
+  SCORE_ROWS: form.m * tile.scores.stride,
+  WEIGHT_ROWS: form.m * tile.weights.stride,
   GROUP_SCORES: KEYS / 4 / COLUMN_GROUPS,
 })}
 ${problemUniforms(bindings.length)}
-${declareRows(bindings, ['q', 'out'], widthOf(record))}
+${declareRows(bindings, [...tensorsOf(record, form), 'out'], widthOf(record))}
 ${parts === 1 ? '' : loadOf('out', widthOf(record))}
 ${declareLengths(bindings)}
-@group(0) @binding(${binding('halves')}) var<storage, read> halves: array<vec4u>;
+${form.operand === 'f16' ? declareUnits(bindings, ['halves']) : ''}
 @group(0) @binding(${binding('lse')}) var<storage, read_write> lse: array<f32>;
 var<workgroup> arena: array<vec4u, ${tile.arena}>;
-${softmaxConstants(parts)}
+${softmaxConstants(form)}
 ${tileRows}
 ${queryColumns(record)}
 ${visibility}
-${parts === 1 ? halvesOf : splitHalvesOf + operandScales(binding('maxima'), THREADS)}
-${queryUnits(record, parts)}
+${operandsOf(record, form, binding('maxima'))}
+${queryUnits(record, form)}
 
-@compute @workgroup_size(THREADS)
+@compute @workgroup_size(THREADS)${form.setsLanes ? ` @subgroup_size(${form.lanes})` : ''}
 fn main(
   @builtin(workgroup_id) group: vec3u,
   @builtin(num_workgroups) groups: vec3u,
@@ -156,7 +179,7 @@ fn main(
   let copy_unit = tid % ROW_COPIERS;
   ${parts === 1 ? '' : readScales}
   ${loadQueries(record, tile)}
-  ${declareSums('o', ROW_TILES, sums)}
+  ${declareSums('o', 1, sums)}
 
   // the threads of a row each look after ROW_PART of its scores
   let row = tid / ROW_THREADS;
@@ -173,6 +196,12 @@ fn main(
   }
 }
 `;
+}
+
+/** What operands are read with, or made by. */
+function operandsOf(record: ForwardConstants, { operand, parts }: MatrixForm, maxima: number): string {
+  if (operand === 'f32') return `${keyColumns(record)}${valueColumns(record)}`;
+  return parts === 1 ? halvesOf : splitHalvesOf + operandScales(maxima, THREADS);
 }
 
 /**
@@ -213,30 +242,32 @@ const readScales = `
   let product_unit = 1.0 / scales.q / scales.k;
   let value_unit = 1.0 / scales.v;`;
 
-function matrixSteps(record: ForwardConstants): number {
-  return Math.ceil(unitCounts(record).QK8 / EDGE_UNITS);
+/** Depth of the scores in matrices. */
+function matrixSteps(record: ForwardConstants, form: MatrixForm): number {
+  return Math.ceil(unitCounts(record, form).QK_UNITS / matrixUnits(form).depth);
 }
 
 /**
- * Rows of queries as halves through the arena into matrices, in as many parts as the arena needs. Rows past the
+ * Rows of queries as operands through the arena into matrices, in as many parts as the arena needs. Rows past the
  * lengths hold what there is: their weights are 0.
  */
 function loadQueries(record: ForwardConstants, tile: ForwardTile): string {
-  const { ROWS, ROW_TILES, KEYS, arena, parts } = tile;
-  const steps = matrixSteps(record);
+  const { ROWS, KEYS, arena, form } = tile;
+  const { depth } = matrixUnits(form);
+  const steps = matrixSteps(record, form);
   const divisors = [...Array(steps).keys()].map((i) => i + 1).filter((n) => steps % n === 0);
-  const rounds = divisors.find((n) => ROWS * ((steps / n) * EDGE_UNITS + 1) <= arena) ?? steps;
-  const units = (steps / rounds) * EDGE_UNITS;
+  const rounds = divisors.find((n) => ROWS * ((steps / n) * depth + 1) <= arena) ?? steps;
+  const units = (steps / rounds) * depth;
   const stride = units + 1;
-  const names = parts === 1 ? ([''] as const) : (['', '_low'] as const);
+  const names = form.parts === 1 ? ([''] as const) : (['', '_low'] as const);
   return names
     .map((part) =>
       repeat(
         rounds,
         (round) => `
-  ${repeat(ROWS / KEYS, (r) => copyQueries(record, tile.copiers, part, r * KEYS, round * units, units, stride))}
+  ${repeat(ROWS / KEYS, (r) => copyQueries(record, tile, part, r * KEYS, round * units, units, stride))}
   workgroupBarrier();
-  ${loadLefts('q', ROW_TILES, steps / rounds, `row_group * ${ROW_TILES * EDGE * stride}u`, stride, (round * steps) / rounds, part)}
+  ${loadLefts('q', 1, steps / rounds, `row_group * ${form.m * stride}u`, stride, (round * steps) / rounds, part, form)}
   workgroupBarrier();`,
       ),
     )
@@ -246,41 +277,41 @@ function loadQueries(record: ForwardConstants, tile: ForwardTile): string {
 /** This thread's share of one row: units of `first` on, to the arena. */
 function copyQueries(
   record: ForwardConstants,
-  copiers: number,
+  { form, copiers }: ForwardTile,
   part: '' | '_low',
   row: number,
   first: number,
   units: number,
   stride: number,
 ): string {
-  const { DN8, QK8 } = unitCounts(record);
+  const { DN_UNITS, QK_UNITS } = unitCounts(record, form);
   const at = `(copy_row + ${row}u) * ${stride}u + copy_unit`;
   const m = `min(first_row + copy_row + ${row}u, u.sq * GROUP - 1u)`;
   return repeat(Math.ceil(units / copiers), (i) => {
     const [from, to] = [first + i * copiers, first + Math.min((i + 1) * copiers, units)];
     const unit = `copy_unit + ${from}u`;
     const nope = `q_nope_unit${part}(tile, ${m}, ${unit})`;
-    const rope = `q_rope_unit${part}(tile, ${m}, ${unit} - DN8)`;
+    const rope = `q_rope_unit${part}(tile, ${m}, ${unit} - DN_UNITS)`;
     const put = (value: string): string => `arena[${at} + ${i * copiers}u] = ${value};`;
-    const both = `if (${unit} < DN8) { ${put(nope)} } else if (${unit} < QK8) { ${put(rope)} } else { ${put('vec4u(0u)')} }`;
+    const both = `if (${unit} < DN_UNITS) { ${put(nope)} } else if (${unit} < QK_UNITS) { ${put(rope)} } else { ${put('vec4u(0u)')} }`;
     const either =
-      to <= DN8
+      to <= DN_UNITS
         ? put(nope)
-        : from >= DN8 && to <= QK8
+        : from >= DN_UNITS && to <= QK_UNITS
           ? put(rope)
-          : QK8 > DN8
+          : QK_UNITS > DN_UNITS
             ? both
-            : `if (${unit} < DN8) { ${put(nope)} } else { ${put('vec4u(0u)')} }`;
+            : `if (${unit} < DN_UNITS) { ${put(nope)} } else { ${put('vec4u(0u)')} }`;
     return (i + 1) * copiers <= units ? either : `if (copy_unit < ${units - i * copiers}u) { ${either} }`;
   });
 }
 
 /** A step is four phases with a barrier behind each; what the next one needs is under way during the softmax. */
 function walkKeys(record: ForwardConstants, tile: ForwardTile, from: string, to: string): string {
-  const nextKeys = keyRows(record, tile.keys, 'next_key');
-  const values = valueRows(record, tile.values, 'key');
+  const nextKeys = stagedKeys(record, tile, 'next_key');
+  const values = stagedValues(record, tile, 'key');
   return `
-    { ${stageRows(keyRows(record, tile.keys, from), tile.copiers)} }
+    { ${stageRows(stagedKeys(record, tile, from), tile.copiers)} }
     workgroupBarrier();
     let steps = (${to} - ${from} + KEYS - 1u) / KEYS;
     for (var step = 0u; step < steps; step++) {
@@ -298,35 +329,47 @@ function walkKeys(record: ForwardConstants, tile: ForwardTile, from: string, to:
     workgroupBarrier();`;
 }
 
+function stagedKeys(record: ForwardConstants, { form, keys }: ForwardTile, key: string): Copied[] {
+  if (form.operand === 'f16') return keyRows(record, keys, key);
+  return floatRows('k', unitCounts(record, form).QK_UNITS, keys, key);
+}
+
+function stagedValues(record: ForwardConstants, { form, values }: ForwardTile, key: string): Copied[] {
+  if (form.operand === 'f16') return valueRows(record, values, key);
+  return floatRows('v', unitCounts(record, form).DV_UNITS, values, key);
+}
+
 /** F1: scores of this subgroup's rows and keys. */
 function scores(
   record: ForwardConstants,
-  { ROW_TILES, COLUMN_GROUPS, KEYS, keys, scores: to }: ForwardTile,
+  { COLUMN_GROUPS, KEYS, form, keys, scores: to }: ForwardTile,
 ): string {
-  const own = KEYS / EDGE / COLUMN_GROUPS;
+  const own = KEYS / form.n / COLUMN_GROUPS;
   const all = [...Array(own).keys()];
   return byGroup(
     'column_group',
     COLUMN_GROUPS,
     (group) => `
-    ${declareSums('s', ROW_TILES, own)}
+    ${declareSums('s', 1, own)}
     ${multiplyRows(
       's',
       'q',
-      ROW_TILES,
-      matrixSteps(record),
+      1,
+      matrixSteps(record, form),
       all.map((c) => group * own + c),
       keys,
+      form,
     )}
-    ${storeSums('s', ROW_TILES, all, 'scores_at + column_group * GROUP_SCORES', to.stride)}`,
+    ${storeSums('s', 1, all, 'scores_at + column_group * GROUP_SCORES', to.stride, form)}`,
   );
 }
 
 /** F2, F3 so far: weights in place of scores, without branches. */
-function softmax({ ROWS, KEYS, parts, weights, scores: from }: ForwardTile, key: string): string {
+function softmax({ ROWS, KEYS, form, weights, scores: from }: ForwardTile, key: string): string {
   const part = (KEYS * ROWS) / THREADS;
   const quads = part / 4;
-  const at = weights.at === from.at ? 'soft_at' : `WEIGHTS + row * WEIGHT_STRIDE + part * ${part / 8}u`;
+  const units = part / unitSize(form);
+  const at = weights.at === from.at ? 'soft_at' : `WEIGHTS + row * WEIGHT_STRIDE + part * ${units}u`;
   return `
     let column = ${key} + part * ROW_PART - band.x;
     ${repeat(quads, (i) => `var x${i} = ${visibleOr('HIDDEN', `bitcast<vec4f>(arena[soft_at + ${i}u])`, 4 * i)};`)}
@@ -337,9 +380,10 @@ function softmax({ ROWS, KEYS, parts, weights, scores: from }: ForwardTile, key:
     ${repeat(quads, (i) => `x${i} = ${weightOf(`x${i}`)};`)}
     let sum4 = ${[...Array(quads).keys()].map((i) => `x${i}`).join(' + ')};
     row_sum += (sum4.x + sum4.y) + (sum4.z + sum4.w);
-    ${repeat(part / 8, (i) => {
+    ${repeat(units, (i) => {
+      if (form.operand === 'f32') return `arena[${at} + ${i}u] = bitcast<vec4u>(x${i});`;
       const [a, b] = [`x${2 * i}`, `x${2 * i + 1}`];
-      if (parts === 1)
+      if (form.parts === 1)
         return `arena[${at} + ${i}u] = vec4u(pack2x16float(${a}.xy), pack2x16float(${a}.zw), pack2x16float(${b}.xy), pack2x16float(${b}.zw));`;
       return `arena[${at} + ${i}u] = high_halves(${a}, ${b});
     arena[${at} + ${i}u + KEYS / 8u] = low_halves(${a}, ${b});`;
@@ -350,29 +394,31 @@ function softmax({ ROWS, KEYS, parts, weights, scores: from }: ForwardTile, key:
 function addValues({
   ROWS,
   KEYS,
-  ROW_TILES,
   COLUMN_GROUPS,
   columns,
+  form,
   values,
   weights,
   scores: from,
 }: ForwardTile): string {
   const own = columns / COLUMN_GROUPS;
   const part = (KEYS * ROWS) / THREADS;
-  // in place a thread's weights are the first half of where its scores were
+  // in place a thread's weights begin where its scores did: as halves they leave as much behind them
   const weightAt = (k: number): number =>
     weights.at === from.at
-      ? Math.floor((k * EDGE) / part) * (part / 4) + ((k * EDGE) % part) / 8
-      : k * EDGE_UNITS;
+      ? Math.floor((k * form.k) / part) * (part / 4) + ((k * form.k) % part) / unitSize(form)
+      : k * matrixUnits(form).depth;
   return byGroup('column_group', COLUMN_GROUPS, (group) =>
     addWeightedRows(
       'o',
-      ROW_TILES,
-      KEYS / EDGE,
+      1,
+      KEYS / form.k,
       [...Array(own).keys()].map((c) => group * own + c),
       values,
-      (r, k) => `weights_at + ${r * EDGE * weights.stride + weightAt(k)}u`,
+      (r, k) => `weights_at + ${r * form.m * weights.stride + weightAt(k)}u`,
       weights.stride,
+      0,
+      form,
     ),
   );
 }

@@ -115,8 +115,8 @@ const keepDs = `
 /** The first columns of the sums are dV's, then come dK's, the rope part on a unit of its own. */
 function storeDkv({ DN, DR }: OperandConstants, { valueSteps }: BackwardTile): string {
   const nope = `if (key_column < DN4) { d_k_store(tile.batch * u.k_b + j * u.k_s + tile.kv_head * u.k_h, key_column, DN, value * key_factor); }`;
-  const rope = `if (key_column - 2u * DN8 < DR4) { d_k_rope_shares_store(tile.kv_head * u.batch * u.skv * DR + tile.batch * u.k_rope_b + j * u.k_rope_s, key_column - 2u * DN8, DR, value * key_factor); }`;
-  const isNope = 'key_column < 2u * DN8';
+  const rope = `if (key_column - 2u * DN_UNITS < DR4) { d_k_rope_shares_store(tile.kv_head * u.batch * u.skv * DR + tile.batch * u.k_rope_b + j * u.k_rope_s, key_column - 2u * DN_UNITS, DR, value * key_factor); }`;
+  const isNope = 'key_column < 2u * DN_UNITS';
   const store =
     DR === 0 ? `if (${isNope}) { ${nope} }` : DN === 0 ? rope : `if (${isNope}) { ${nope} } else { ${rope} }`;
   return `

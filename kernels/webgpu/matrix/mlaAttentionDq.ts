@@ -67,10 +67,10 @@ fn main(
 }
 
 export function storeDq({ DR }: OperandConstants): string {
-  const rope = `else if (column - 2u * DN8 < DR4) { d_q_store(q_start(tile, first_row + at) + DN, column - 2u * DN8, DR, value * factor); }`;
+  const rope = `else if (column - 2u * DN_UNITS < DR4) { d_q_store(q_start(tile, first_row + at) + DN, column - 2u * DN_UNITS, DR, value * factor); }`;
   return `
     if (first_row + at < u.sq * GROUP) {
-      if (column < 2u * DN8) {
+      if (column < 2u * DN_UNITS) {
         if (column < DN4) { d_q_store(q_start(tile, first_row + at), column, DN, value * factor); }
       } ${DR > 0 ? rope : ''}
     }`;

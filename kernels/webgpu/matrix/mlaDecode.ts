@@ -39,7 +39,8 @@ import {
   weightOf,
 } from './onlineSoftmax.js';
 import type { DecodeTile, DecodeWork } from './decodeTile.js';
-import { queryUnits, unitCounts } from './halves.js';
+import { unitCounts } from './form.js';
+import { queryUnits } from './halves.js';
 import { ROW_COPIERS, clearPadding, declareUnits, fetchRows, putRows, stageRows } from './staging.js';
 import {
   EDGE,
@@ -69,10 +70,10 @@ export function matrixDecodeBindings(record: ForwardConstants): Binding[] {
 
 export function matrixDecodeWork(problem: MlaProblem): DecodeWork {
   const record = forwardConstants(problem);
-  const { QK8, DV8 } = unitCounts(record);
+  const { QK_UNITS, DV_UNITS } = unitCounts(record);
   return {
-    units: QK8,
-    valueUnits: DV8,
+    units: QK_UNITS,
+    valueUnits: DV_UNITS,
     rows: problem.sq * record.GROUP,
     keys: problem.skv,
     batch: problem.b,
@@ -93,9 +94,9 @@ export function matrixDecodeWgsl(record: DecodeConstants, tile: DecodeTile): str
   const rows = bindings
     .map(({ name }) => name)
     .filter((name) => !['kv_lengths', 'lse', 'out', ...inUnits].includes(name));
-  const { QK8 } = unitCounts(record);
+  const { QK_UNITS } = unitCounts(record);
   return `
-${matrixHead}
+${matrixHead()}
 ${operandSizes(record)}
 ${constants({
   ...unitCounts(record),
@@ -153,7 +154,7 @@ fn main(
   let part = tid % ROW_THREADS;
   let soft_at = SCORES + row * SCORE_STRIDE + part;
   ${startRow()}
-  ${clearPadding(tile.cache, KEYS, QK8)}
+  ${clearPadding(tile.cache, KEYS, QK_UNITS)}
   ${walkTwice(KEYS / 4, resetSums('o', ROW_GROUPS, own), walkKeys(record, tile))}
   ${finishRow(KEYS / 4, 'part == 0u && tid < ROWS * ROW_THREADS')}
   ${storeRows({ name: 'o', rows: ROWS, rowTiles: ROW_GROUPS, own, arena: tile.arena, ...groups }, storeOutput)}
@@ -166,22 +167,22 @@ function loadQueries(
   record: ForwardConstants,
   { ROWS, ROW_GROUPS, DEPTH_GROUPS, cache, ownSteps }: DecodeTile,
 ): string {
-  const { DN8, DR8, QK8 } = unitCounts(record);
+  const { DN_UNITS, DR_UNITS, QK_UNITS } = unitCounts(record);
   const m = 'min(first_row + copy_row, u.sq * GROUP - 1u)';
   const to = `copy_row * ${cache.stride}u`;
   const parts = [
-    { name: 'q', units: DN8, from: m, to, load: (unit: string) => `q_nope_unit(tile, q_from, ${unit})` },
+    { name: 'q', units: DN_UNITS, from: m, to, load: (unit: string) => `q_nope_unit(tile, q_from, ${unit})` },
     {
       name: 'q_rope',
-      units: DR8,
+      units: DR_UNITS,
       from: m,
-      to: `${to} + DN8`,
+      to: `${to} + DN_UNITS`,
       load: (unit: string) => `q_rope_unit(tile, q_rope_from, ${unit})`,
     },
   ].filter(({ units }) => units > 0);
   return `
   if (copy_row < ROWS) { ${stageRows(parts)} }
-  ${clearPadding({ at: 0, stride: cache.stride }, ROWS, QK8)}
+  ${clearPadding({ at: 0, stride: cache.stride }, ROWS, QK_UNITS)}
   workgroupBarrier();
   ${repeat(ownSteps, (k) => `var q0_${k}: Left;`)}
   ${byGroup('query_group', ROW_GROUPS * DEPTH_GROUPS, (group) => {

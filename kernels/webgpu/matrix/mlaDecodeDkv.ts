@@ -16,13 +16,13 @@ import {
 } from './decodeBackward.js';
 import type { DecodeBackwardConstants } from './decodeBackward.js';
 import { RIGHT } from './decodeBackwardTile.js';
-import { unitCounts } from './halves.js';
+import { unitCounts } from './form.js';
 import { gradientRows, queryRows } from './staging.js';
 import { declareSums } from './wgsl.js';
 
 export function matrixDecodeDkvWgsl(record: DecodeBackwardConstants): string {
   const tile = decodeBackwardTile(record);
-  const { QK8 } = unitCounts(record);
+  const { QK_UNITS } = unitCounts(record);
   return `
 ${decodeBackwardHead(record, tile)}
 // p_shift − lse and −delta of the staged rows, as the weights want them
@@ -45,7 +45,7 @@ fn main(
   let first_step = min(split * split_steps, all_steps);
   let first_right = first_row + first_step * RIGHT;
   let steps = min(split_steps, all_steps - first_step);
-  ${loadLeft(tile, [{ rows: (place, row) => cacheRows(record, place, row), units: QK8 }], 'first_key')}
+  ${loadLeft(tile, [{ rows: (place, row) => cacheRows(record, place, row), units: QK_UNITS }], 'first_key')}
   ${declareSums('g', 1, tile.own)}
 
   let visible = rows_of_keys(tile, first_key + row, 1u);
@@ -71,7 +71,7 @@ fn main(
 function storeDecodeDkv(record: OperandConstants): string {
   const first = 'split * u.batch * u.skv';
   const nope = `d_k_store(${first} * DN + batch * u.k_b + j * u.k_s, column, DN, value * sum_scale);`;
-  const rope = `d_k_rope_store(${first} * DR + batch * u.k_rope_b + j * u.k_rope_s, column - 2u * DN8, DR, value * sum_scale);`;
+  const rope = `d_k_rope_store(${first} * DR + batch * u.k_rope_b + j * u.k_rope_s, column - 2u * DN_UNITS, DR, value * sum_scale);`;
   return `
     let j = first_key + at;
     if (j < u.skv) { ${storeParts(record, nope, rope)} }`;

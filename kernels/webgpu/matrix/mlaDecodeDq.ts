@@ -17,14 +17,14 @@ import {
 } from './decodeBackward.js';
 import type { DecodeBackwardConstants } from './decodeBackward.js';
 import { LEFT, RIGHT } from './decodeBackwardTile.js';
-import { unitCounts } from './halves.js';
+import { unitCounts } from './form.js';
 import { keysOfSplit } from './onlineSoftmax.js';
 import { gradientRows, queryRows } from './staging.js';
 import { declareSums } from './wgsl.js';
 
 export function matrixDecodeDqWgsl(record: DecodeBackwardConstants): string {
   const tile = decodeBackwardTile(record);
-  const { QK8, DV8 } = unitCounts(record);
+  const { QK_UNITS, DV_UNITS } = unitCounts(record);
   return `
 ${decodeBackwardHead(record, tile)}
 // what keysOfSplit calls them
@@ -47,8 +47,8 @@ fn main(
   ${loadLeft(
     tile,
     [
-      { rows: (place, row) => queryRows(record, place, row), units: QK8, product: 0 },
-      { rows: (place, row) => gradientRows(record, place, row), units: DV8, product: 1 },
+      { rows: (place, row) => queryRows(record, place, row), units: QK_UNITS, product: 0 },
+      { rows: (place, row) => gradientRows(record, place, row), units: DV_UNITS, product: 1 },
     ],
     'first_row',
   )}
@@ -78,6 +78,6 @@ fn main(
 function storeDecodeDq(record: OperandConstants): string {
   const first = (columns: string): string => `split * u.batch * u.sq * u.hq * ${columns}`;
   const nope = `d_q_store(${first('DN')} + q_start(tile, first_row + at), column, DN, value * factor);`;
-  const rope = `d_q_rope_store(${first('DR')} + q_rope_start(tile, first_row + at), column - 2u * DN8, DR, value * factor);`;
+  const rope = `d_q_rope_store(${first('DR')} + q_rope_start(tile, first_row + at), column - 2u * DN_UNITS, DR, value * factor);`;
   return `if (first_row + at < u.sq * GROUP) { ${storeParts(record, nope, rope)} }`;
 }

@@ -8,20 +8,23 @@
  * it knows the maximum.
  */
 import { repeat } from '../wgsl.js';
+import { sixteen } from './form.js';
 
 /**
  * Of weights that are split in two halves the low one has a least number, 2^-25 of a weight of 1: so they have no
- * headroom, and products have their own scale, in which no constant is below all of them.
+ * headroom, and products have their own scale, in which no constant is below all of them. Weights that are floats need no
+ * headroom either, and have more room: as much as leaves sums of values of 1e20 finite.
  */
-export function softmaxConstants(parts = 1): string {
+export function softmaxConstants({ operand, parts } = sixteen): string {
+  const [headroom, room] = operand === 'f32' ? [0, 30] : [parts === 1 ? 8 : 0, 14];
   return `
 // a product that no key can have; and a score above it and below all that a key can have
 ${parts === 1 ? 'const HIDDEN = -1e30;' : ''}
 const LEAST = -1e20;
-const HEADROOM = ${parts === 1 ? '8.0' : '0.0'};
-const ROOM = 14.0;
-// what a half can hold: scores near 1e9 are rounded by more than that
-const MOST_WEIGHT = 15.0;
+const HEADROOM = ${headroom}.0;
+const ROOM = ${room}.0;
+// what a ${operand === 'f32' ? 'sum' : 'half'} can hold: scores near 1e9 are rounded by more than that
+const MOST_WEIGHT = ${room + 1}.0;
 var<workgroup> factors: array<f32, ROWS>;
 var<workgroup> must_repeat: u32;`;
 }

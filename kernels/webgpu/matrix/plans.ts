@@ -1,4 +1,4 @@
-/** Lane T3: which tile on subgroup matrices a kernel takes, and the shaders that go with it. */
+/** Lanes T3 and T3x: which tile on subgroup matrices a kernel takes, and the shaders that go with it. */
 import { MLAAttentionBackward, MLAAttentionDq, MLADecodeDkv } from '../../../src/core/names.js';
 import type { KernelName } from '../../../src/core/names.js';
 import type { MlaProblem } from '../../../src/core/problem.js';
@@ -19,6 +19,8 @@ import type { DecodeConstants } from './mlaDecode.js';
 import { gradientMaximaWgsl, maximaBindings } from './gradientScales.js';
 import { maximaGroups, maximaSize } from './maxima.js';
 import { operandMaximaBindings, operandMaximaWgsl } from './operandScales.js';
+import { formOf, nameOfForm, sixteen } from './form.js';
+import type { MatrixForm } from './form.js';
 import { ROWS, dqOfDsBindings, dqOfDsWgsl, layOutDqOfDs } from './dqOfDs.js';
 import { dsRowUnits, matrixDkvBindings, matrixDkvTile, matrixDkvWgsl } from './mlaAttentionDkv.js';
 import { matrixDqBindings, matrixDqTile, matrixDqWgsl } from './mlaAttentionDq.js';
@@ -27,6 +29,7 @@ import type { NamedShader } from '../namedShader.js';
 import { remembered } from '../planMemo.js';
 import { tilesOf } from '../tiles.js';
 import type { Grid, KernelPlan } from '../plans.js';
+import type { Cut } from '../problemUniforms.js';
 import { halvesBindings, halvesGrid, packHalvesWgsl, regionsOf } from './halves.js';
 import type { HalvesConstants } from './halves.js';
 import { chooseForwardTile, nameOfForward, splitsOfForward } from './forwardTile.js';
@@ -53,7 +56,14 @@ export function whyNoMatrices(problem: MlaProblem): string | undefined {
   return undefined;
 }
 
-/** In lane T3x each number of the operands is two halves. */
+/** Decode and the backward are written for one form of matrices; why they do not run in a lane that has another. */
+function whyOtherForm(lane: MatrixLane, device: Capabilities): string | undefined {
+  const form = formOf(lane, device);
+  if (typeof form === 'string') return form;
+  const [written, given] = [sixteen, form].map(nameOfForm);
+  return given === written ? undefined : `written for ${written}, not for ${given}`;
+}
+
 export function planMatrixForward(
   lane: MatrixLane,
   kernel: KernelName,
@@ -61,39 +71,51 @@ export function planMatrixForward(
   device: Capabilities,
   prefer?: string,
 ): KernelPlan | string {
+  const form = formOf(lane, device);
+  if (typeof form === 'string') return form;
   const record = forwardConstants(problem);
-  const work = matrixForwardWork(problem);
-  const parts = lane === 'T3' ? 1 : 2;
-  const chosen = chooseForwardTile(work, parts, device.limits, prefer);
+  const work = matrixForwardWork(problem, form);
+  const chosen = chooseForwardTile(work, form, device.limits, prefer);
   if (typeof chosen === 'string') return chosen;
   const { tile, passedOver, candidates } = chosen;
-  const { ROWS, KEYS, ROW_TILES, COLUMN_GROUPS, bytes, registers } = tile;
+  const { ROWS, KEYS, COLUMN_GROUPS, bytes, registers } = tile;
   const main = named(
     kernel,
-    { LANE: lane, ...record, KEYS, ROW_TILES, COLUMN_GROUPS },
-    matrixForwardBindings(record, parts),
+    { FORM: nameOfForm(form), ...record, KEYS, COLUMN_GROUPS },
+    matrixForwardBindings(record, form),
     () => matrixAttentionWgsl(record, tile),
   );
   const tiles = tilesOf(problem, ROWS);
   const splits = splitsOfForward(tile, work);
-  const { regions, units } = regionsOf(problem, false, parts);
-  const pack = { shader: halvesShader(problem, false, parts), grid: halvesGrid(problem, false) };
-  const maxima = {
-    shader: named('operandMaxima', record, operandMaximaBindings(record), () => operandMaximaWgsl(record)),
-    grid: [maximaGroups(problem), 1, 1] as Grid,
-  };
+  const { regions, ...filled } = operandsBefore(problem, form);
   return {
     lane,
-    tile: { ROWS, KEYS, ROW_TILES, COLUMN_GROUPS, bytes, registers },
+    tile: { ROWS, KEYS, COLUMN_GROUPS, bytes, registers },
     cut: { tiles, splits, regions },
     grid: headsFirst(problem.b * problem.hkv, tiles, splits),
     passedOver,
     candidate: nameOfForward(tile),
     candidates,
     main,
-    before: parts === 1 ? [pack] : [maxima, pack],
-    scratch: parts === 1 ? { halves: 4 * units } : { maxima: maximaSize, halves: 4 * units },
+    ...filled,
   };
+}
+
+/** What makes operands for the forward: halves, or nothing where it reads the tensors. */
+function operandsBefore(
+  problem: MlaProblem,
+  { operand, parts }: MatrixForm,
+): Pick<KernelPlan, 'before' | 'scratch'> & { regions?: Cut['regions'] } {
+  if (operand === 'f32') return { before: [], scratch: {} };
+  const record = forwardConstants(problem);
+  const { regions, units } = regionsOf(problem, false, parts);
+  const pack = { shader: halvesShader(problem, false, parts), grid: halvesGrid(problem, false) };
+  if (parts === 1) return { regions, before: [pack], scratch: { halves: 4 * units } };
+  const maxima = {
+    shader: named('operandMaxima', record, operandMaximaBindings(record), () => operandMaximaWgsl(record)),
+    grid: [maximaGroups(problem), 1, 1] as Grid,
+  };
+  return { regions, before: [maxima, pack], scratch: { maxima: maximaSize, halves: 4 * units } };
 }
 
 export function planMatrixDecode(
@@ -103,7 +125,8 @@ export function planMatrixDecode(
   device: Capabilities,
   prefer?: string,
 ): KernelPlan | string {
-  if (lane === 'T3x') return 'there is no decode of split halves';
+  const otherForm = whyOtherForm(lane, device);
+  if (otherForm) return otherForm;
   const work = matrixDecodeWork(problem);
   const chosen = chooseDecodeTile(work, device.limits, prefer);
   if (typeof chosen === 'string') return chosen;
@@ -141,7 +164,8 @@ export function planMatrixGradient(
   problem: MlaProblem,
   device: Capabilities,
 ): KernelPlan | string {
-  if (lane === 'T3x') return 'there are no gradients of split halves';
+  const otherForm = whyOtherForm(lane, device);
+  if (otherForm) return otherForm;
   const plan =
     problem.op === 'mlaDecode'
       ? planMatrixDecodeBackward
@@ -230,7 +254,7 @@ export function planMatrixBackward(
 
 function planBackwardAnew(problem: MlaProblem, device: Capabilities): MatrixBackwardPlan | undefined {
   const { lanes } = lanesFor(problem.precision, device);
-  if (lanes[0] !== 'T3' || whyNoMatrices(problem)) return undefined;
+  if (lanes[0] !== 'T3' || (whyOtherForm('T3', device) ?? whyNoMatrices(problem))) return undefined;
   const operands = operandConstants(problem);
   const record = { ...operands, KEEPS_DS: 1 };
   const tile = matrixDkvTile(record);

@@ -1,12 +1,13 @@
 /**
- * Rows of packed halves (halves.ts) on their way into the arena, eight threads a row. What is fetched waits in
- * registers while matrices are multiplied; then it is put.
+ * Rows of packed halves (halves.ts), or of floats right from the tensors, on their way into the arena, eight threads a
+ * row. What is fetched waits in registers while matrices are multiplied; then it is put.
  *
- * Needs in the shader: `head` (batch · hkv + kv_head), `batch`, `copy_row`, `copy_unit` and the binding `halves`.
+ * Needs in the shader: `head` (batch · hkv + kv_head), `batch`, `copy_row`, `copy_unit` and the binding `halves`; for
+ * floats `tile` and the columns of operands.ts.
  */
 import type { Binding, OperandConstants } from '../operands.js';
 import { repeat } from '../wgsl.js';
-import { unitCounts } from './halves.js';
+import { unitCounts } from './form.js';
 
 /** Threads that copy one row, unless a shader says otherwise; THREADS / ROW_COPIERS rows are staged at a time. */
 export const ROW_COPIERS = 8;
@@ -35,7 +36,7 @@ export interface Copied {
   /** prefix of the registers that hold it */
   name: string;
   units: number;
-  /** WGSL for where the row begins in `halves`, and in the arena */
+  /** WGSL for where the row begins in `halves`, or what `load` knows it by, and where in the arena */
   from: string;
   to: string;
   /** WGSL for a unit of the row, if it does not come from `halves` */
@@ -44,17 +45,17 @@ export interface Copied {
 
 /** Keys `key` + copy_row: each head's own columns, and those that all heads share. */
 export function keyRows(record: OperandConstants, place: Place, key: string): Copied[] {
-  const { DN8, DR8 } = unitCounts(record);
+  const { DN_UNITS, DR_UNITS } = unitCounts(record);
   const row = `min(${key} + copy_row, u.skv - 1u)`;
   const to = `${place.at}u + copy_row * ${place.stride}u`;
   const parts = place.low === undefined ? '' : '2u * ';
   return [
-    { name: 'k', units: DN8, from: `u.k_at + (head * u.skv + ${row}) * ${parts}DN8`, to },
+    { name: 'k', units: DN_UNITS, from: `u.k_at + (head * u.skv + ${row}) * ${parts}DN_UNITS`, to },
     {
       name: 'k_rope',
-      units: DR8,
-      from: `u.k_rope_at + (batch * u.skv + ${row}) * ${parts}DR8`,
-      to: `${to} + DN8`,
+      units: DR_UNITS,
+      from: `u.k_rope_at + (batch * u.skv + ${row}) * ${parts}DR_UNITS`,
+      to: `${to} + DN_UNITS`,
     },
   ]
     .filter(({ units }) => units > 0)
@@ -64,9 +65,16 @@ export function keyRows(record: OperandConstants, place: Place, key: string): Co
 /** Values `key` + copy_row. */
 export function valueRows(record: OperandConstants, place: Place, key: string): Copied[] {
   const parts = place.low === undefined ? '' : '2u * ';
-  const from = `u.v_at + (head * u.skv + min(${key} + copy_row, u.skv - 1u)) * ${parts}DV8`;
+  const from = `u.v_at + (head * u.skv + min(${key} + copy_row, u.skv - 1u)) * ${parts}DV_UNITS`;
   const to = `${place.at}u + copy_row * ${place.stride}u`;
-  return withLow({ name: 'v', units: unitCounts(record).DV8, from, to }, place);
+  return withLow({ name: 'v', units: unitCounts(record).DV_UNITS, from, to }, place);
+}
+
+/** Keys or values `key` + copy_row as they are, vec4 columns; 0 past the lengths. */
+export function floatRows(name: 'k' | 'v', units: number, { at, stride }: Place, key: string): Copied[] {
+  const load = (unit: string): string => `bitcast<vec4u>(${name}_column(tile, ${name}_from, ${unit}))`;
+  const to = `${at}u + copy_row * ${stride}u`;
+  return [{ name, units, from: `${key} + copy_row`, to, load }];
 }
 
 function withLow(copied: Copied, { low }: Place): Copied[] {
@@ -77,14 +85,14 @@ function withLow(copied: Copied, { low }: Place): Copied[] {
 
 /** Packed rows of queries `m` + copy_row. */
 export function queryRows(record: OperandConstants, { at, stride }: Place, m: string): Copied[] {
-  const from = `u.q_at + (head * u.sq * GROUP + min(${m} + copy_row, u.sq * GROUP - 1u)) * QK8`;
-  return [{ name: 'q', units: unitCounts(record).QK8, from, to: `${at}u + copy_row * ${stride}u` }];
+  const from = `u.q_at + (head * u.sq * GROUP + min(${m} + copy_row, u.sq * GROUP - 1u)) * QK_UNITS`;
+  return [{ name: 'q', units: unitCounts(record).QK_UNITS, from, to: `${at}u + copy_row * ${stride}u` }];
 }
 
 /** Packed rows of dOut. */
 export function gradientRows(record: OperandConstants, { at, stride }: Place, m: string): Copied[] {
-  const from = `u.d_out_at + (head * u.sq * GROUP + min(${m} + copy_row, u.sq * GROUP - 1u)) * DV8`;
-  return [{ name: 'd_out', units: unitCounts(record).DV8, from, to: `${at}u + copy_row * ${stride}u` }];
+  const from = `u.d_out_at + (head * u.sq * GROUP + min(${m} + copy_row, u.sq * GROUP - 1u)) * DV_UNITS`;
+  return [{ name: 'd_out', units: unitCounts(record).DV_UNITS, from, to: `${at}u + copy_row * ${stride}u` }];
 }
 
 export function fetchRows(rows: Copied[], copiers = ROW_COPIERS): string {

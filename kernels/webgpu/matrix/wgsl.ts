@@ -7,26 +7,30 @@
  * loaded at constant offsets, and matrices are named variables, never arrays.
  */
 import { repeat } from '../wgsl.js';
+import { matrixUnits, sixteen } from './form.js';
+import type { MatrixForm } from './form.js';
 
-/** Rows, columns and depth of one matrix. */
-export const EDGE = 16;
+/** Rows, columns and depth of one matrix in decode and the backward, units that it spans, and lanes of a subgroup. */
+export const EDGE = sixteen.k;
+export const EDGE_UNITS = matrixUnits(sixteen).depth;
+export const LANES = sixteen.lanes;
 
-/** Units of halves that one matrix spans. */
-export const EDGE_UNITS = EDGE / 8;
-
-/** Lanes of a subgroup, which the threads of a row and the matrices count on. */
-export const LANES = 32;
-
-export const matrixHead = `
-enable f16;
-enable subgroups;
-enable chromium_experimental_subgroup_matrix;
+export function matrixHead({ m, n, k, operand, setsLanes }: MatrixForm = sixteen): string {
+  const enabled = [
+    ...(operand === 'f16' ? ['f16'] : []),
+    'subgroups',
+    ...(setsLanes ? ['subgroup_size_control'] : []),
+    'chromium_experimental_subgroup_matrix',
+  ];
+  return `
+${enabled.map((name) => `enable ${name};`).join('\n')}
 // the compiler does not know that subgroupAny() tells all of a subgroup the same
 diagnostic(off, subgroup_uniformity);
 
-alias Left = subgroup_matrix_left<f16, ${EDGE}, ${EDGE}>;
-alias Right = subgroup_matrix_right<f16, ${EDGE}, ${EDGE}>;
-alias Sums = subgroup_matrix_result<f32, ${EDGE}, ${EDGE}>;`;
+alias Left = subgroup_matrix_left<${operand}, ${k}, ${m}>;
+alias Right = subgroup_matrix_right<${operand}, ${n}, ${k}>;
+alias Sums = subgroup_matrix_result<f32, ${n}, ${m}>;`;
+}
 
 /** Eight floats as halves; what is too large for one becomes the largest, NaN stays. */
 export const halvesOf = `
@@ -68,7 +72,7 @@ fn low_halves(a: vec4f, b: vec4f) -> vec4u {
   return packed_halves(a - high_part(a), b - high_part(b));
 }`;
 
-/** Loads a block of left matrices that stay: `NAMEr_k` from `at` + r·16 rows + k matrices. */
+/** Loads a block of left matrices that stay: `NAMEr_k` from `at` + r matrices of rows + k matrices. */
 export function loadLefts(
   name: string,
   rows: number,
@@ -77,10 +81,11 @@ export function loadLefts(
   stride: number,
   first = 0,
   part: '' | '_low' = '',
+  form = sixteen,
 ): string {
   return repeat(rows * steps, (i) => {
     const [r, k] = [Math.floor(i / steps), i % steps];
-    const offset = r * EDGE * stride + k * EDGE_UNITS;
+    const offset = r * form.m * stride + k * matrixUnits(form).depth;
     return `let ${name}${r}_${first + k}${part} = subgroupMatrixLoad<Left, row_major>(&arena, ${at} + ${offset}u, ${stride}u);`;
   });
 }
@@ -123,7 +128,7 @@ ${low === undefined ? '' : `  let right_low = ${load(offset + low)};\n`}${repeat
 
 /**
  * `SUMSr_c += left_r,k · rightᵀ`: products of rows with rows. Left matrices have names, the right rows are staged;
- * `columns` are the groups of sixteen right rows that this subgroup multiplies.
+ * `columns` are the matrices of right rows that this subgroup multiplies.
  */
 export function multiplyRows(
   sums: string,
@@ -132,6 +137,7 @@ export function multiplyRows(
   steps: number,
   columns: number[],
   staged: Staged,
+  form = sixteen,
 ): string {
   const { at, stride } = staged;
   return repeat(steps, (k) =>
@@ -141,7 +147,7 @@ export function multiplyRows(
           rows,
           staged,
           (offset) => `subgroupMatrixLoad<Right, col_major>(&arena, ${offset}u, ${stride}u)`,
-          at + column * EDGE * stride + k * EDGE_UNITS,
+          at + column * form.n * stride + k * matrixUnits(form).depth,
           (r) => `${left}${r}_${k}`,
           (r) => `${sums}${r}_${c}`,
         ),
@@ -151,8 +157,8 @@ export function multiplyRows(
 }
 
 /**
- * `SUMSr_c += weights_r,k · staged rows`: weights are halves in the arena at `weightsAt(r, k)`, WGSL; `columns` are the
- * groups of sixteen columns of the staged rows that this subgroup sums. Low halves lie KEYS / 8 units behind the high ones.
+ * `SUMSr_c += weights_r,k · staged rows`: weights are operands in the arena at `weightsAt(r, k)`, WGSL; `columns` are the
+ * matrices of columns of the staged rows that this subgroup sums. Low halves lie KEYS / 8 units behind the high ones.
  */
 export function addWeightedRows(
   sums: string,
@@ -163,6 +169,7 @@ export function addWeightedRows(
   weightsAt: (r: number, k: number) => string,
   weightStride: number,
   firstSum = 0,
+  form = sixteen,
 ): string {
   const { at, stride, low } = staged;
   const load = (name: string, r: number, k: number, by: string): string =>
@@ -178,7 +185,7 @@ ${columns
       rows,
       staged,
       (offset) => `subgroupMatrixLoad<Right, row_major>(&arena, ${offset}u, ${stride}u)`,
-      at + k * EDGE * stride + column * EDGE_UNITS,
+      at + k * form.k * stride + column * matrixUnits(form).columns,
       (r) => `w${r}`,
       (r) => `${sums}${r}_${firstSum + c}`,
     ),
@@ -188,11 +195,18 @@ ${columns
   );
 }
 
-/** Stores a block of sums as floats: matrix r, c at `at` + r·16 rows + c matrices. */
-export function storeSums(name: string, rows: number, columns: number[], at: string, stride: number): string {
+/** Stores a block of sums as floats: matrix r, c at `at` + r matrices of rows + c matrices. */
+export function storeSums(
+  name: string,
+  rows: number,
+  columns: number[],
+  at: string,
+  stride: number,
+  form = sixteen,
+): string {
   return repeat(rows * columns.length, (i) => {
     const [r, c] = [Math.floor(i / columns.length), i % columns.length];
-    const offset = r * EDGE * stride + c * 2 * EDGE_UNITS;
+    const offset = r * form.m * stride + (c * form.n) / 4;
     return `subgroupMatrixStore<row_major>(&arena, ${at} + ${offset}u, ${name}${r}_${columns[c]}, ${stride}u);`;
   });
 }
@@ -202,7 +216,7 @@ export function resetSums(name: string, rows: number, columns: number): string {
   return repeat(rows * columns, (i) => `${name}${Math.floor(i / columns)}_${i % columns} = Sums();`);
 }
 
-/** Sums of `rows` rows, of which each subgroup has `rowTiles` times sixteen, and `own` matrices of their columns. */
+/** Sums of `rows` rows, of which each subgroup has `rowTiles` matrices, and `own` matrices of their columns. */
 export interface Held {
   name: string;
   rows: number;
@@ -224,9 +238,9 @@ const ROW_WRITERS = 8;
  * vec4) of row `at` of the tile. It begins when nobody reads the arena any more. What a thread has written before, it
  * writes again in the next call.
  */
-export function storeRows(held: Held, store: string): string {
+export function storeRows(held: Held, store: string, form = sixteen): string {
   const { name, rows, rowTiles, own, columnGroups, arena, rowGroup, columnGroup } = held;
-  const quads = 2 * EDGE_UNITS;
+  const quads = form.n / 4;
   const most = Math.floor((Math.floor(arena / rows) - 1) / quads / columnGroups);
   const perRound = Math.max(1, Math.min(own, 2 ** Math.floor(Math.log2(most))));
   return repeat(Math.ceil(own / perRound), (round) => {
@@ -234,9 +248,9 @@ export function storeRows(held: Held, store: string): string {
     const all = [...Array(Math.min(perRound, own - first)).keys()].map((i) => first + i);
     const width = all.length * quads;
     const stride = width * columnGroups + 1;
-    const place = `${rowGroup} * ${rowTiles * EDGE * stride}u + ${columnGroup} * ${width}u`;
+    const place = `${rowGroup} * ${rowTiles * form.m * stride}u + ${columnGroup} * ${width}u`;
     return `
-  ${storeSums(name, rowTiles, all, place, stride)}
+  ${storeSums(name, rowTiles, all, place, stride, form)}
   workgroupBarrier();
   for (var at = tid / ${ROW_WRITERS}u; at < ${rows}u; at += THREADS / ${ROW_WRITERS}u) {
     ${repeat(
