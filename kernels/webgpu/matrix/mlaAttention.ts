@@ -219,7 +219,10 @@ function walkInShares(
       let to_key = min(from_key + SUM_KEYS, end_key);
       let is_last = to_key == end_key;
       ${start}
+      let sum_before = row_sum;
+      row_sum = 0.0;
       ${walkKeys(record, tile, 'from_key', 'to_key')}
+      row_sum += sum_before;
       if (is_last) { ${finishRow(THREADS / tile.ROWS, 'part == 0u', 'value_unit')} }
       ${store(storeShare)}
       if (is_last) { break; }
