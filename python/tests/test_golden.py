@@ -1,0 +1,126 @@
+"""The ops and their gradients against PyTorch's float64 (test/golden), eagerly, in tf.function and out of a SavedModel."""
+
+import json
+import pathlib
+import tempfile
+import unittest
+
+import numpy as np
+import tensorflow as tf
+from safetensors.numpy import load_file
+
+import tfjs_mla
+
+GOLDEN = pathlib.Path(__file__).parents[2] / "test" / "golden"
+
+
+def manifest(kind):
+    return json.loads((GOLDEN / kind / "manifest.json").read_text())["cases"]
+
+
+def attention_call(case):
+    """The names of a case's inputs, and the op on them."""
+    attrs, window = case["attrs"], case["attrs"]["window"] or {"left": -1, "right": -1}
+    options = {
+        "layout": attrs["layout"],
+        "softmax_scale": attrs["scale"],
+        "causal": attrs["causal"],
+        "window": (window["left"], window["right"]),
+        "q_lengths": case["qLengths"],
+        "kv_lengths": case["kvLengths"],
+    }
+    names = ["q", "k_nope", "v", "k_rope"] if case["kForm"] == "split" else ["q", "k", "v"]
+
+    def call(q, k, v, k_rope=None):
+        return tfjs_mla.mla_attention(q, k, v, k_rope=k_rope, return_lse=True, **options)
+
+    return names, call
+
+
+def decode_call(case):
+    attrs = case["attrs"]
+
+    def call(*inputs):
+        return tfjs_mla.mla_decode(
+            *inputs, softmax_scale=attrs["scale"], causal=attrs["causal"], kv_lengths=case["lengths"], return_lse=True
+        )
+
+    return ["q_latent", "q_rope", "c_kv", "k_rope"], call
+
+
+CASES = [("attention", case, attention_call(case)) for case in manifest("attention")] + [
+    ("decode", case, decode_call(case)) for case in manifest("decode")
+]
+
+
+def results(case, call, inputs, data):
+    """out, lse and the gradients of sum(out * dout) + sum(lse * dlse), the latter over rows that see something.
+
+    Scores near 4e6 leave no gradient that float32 could hold: such a case has none.
+    """
+    if case.get("forwardOnly"):
+        return list(call(*inputs))
+    with tf.GradientTape() as tape:
+        tape.watch(inputs)
+        out, lse = call(*inputs)
+        loss = tf.reduce_sum(out * data["dout"])
+        if "dlse" in data:
+            loss += tf.reduce_sum(tf.where(tf.math.is_finite(lse), lse, 0.0) * data["dlse"])
+    return [out, lse, *tape.gradient(loss, inputs)]
+
+
+class Golden(tf.test.TestCase):
+    def compare(self, case, name, got):
+        expected = self.data[f"expected.{name}"].astype(np.float64)
+        got = got.numpy().astype(np.float64)
+        finite = np.isfinite(expected)
+        self.assertAllEqual(np.isfinite(got), finite, f"{case['name']}: {name} is not finite where it should be")
+        a, b = got[finite], expected[finite]
+        metric, relative = case["tolerance"]["f32"][name]
+        self.assertLessEqual(np.abs(a - b).max(initial=0) / (1 + np.abs(b).max(initial=0)), metric, f"{case['name']}: {name}")
+        if relative is not None:
+            self.assertLessEqual(np.linalg.norm(a - b) / np.linalg.norm(b), relative, f"{case['name']}: {name}")
+
+    def test_all_cases(self):
+        self.assertGreater(len(CASES), 10)
+        for kind, case, (names, call) in CASES:
+            self.data = load_file(GOLDEN / kind / case["file"])
+            inputs = [tf.constant(self.data[name]) for name in names]
+            eager = results(case, call, inputs, self.data)
+            for name, got in zip(["out", "lse", *[f"d{name}" for name in names]], eager):
+                self.compare(case, name, got)
+            graph = tf.function(lambda *x: results(case, call, list(x), self.data))(*inputs)
+            for first, second in zip(eager, graph):
+                self.assertAllEqual(first, second, f"{case['name']}: tf.function has other bits")
+
+    def test_saved_model(self):
+        class Attention(tf.Module):
+            @tf.function(input_signature=[tf.TensorSpec([None, None, 2, 12], tf.float32)])
+            def __call__(self, x):
+                return {"out": tfjs_mla.mla_attention(x, x, x, causal=True)}
+
+        x = tf.random.stateless_normal([2, 7, 2, 12], seed=[1, 2])
+        with tempfile.TemporaryDirectory() as folder:
+            tf.saved_model.save(Attention(), folder)
+            loaded = tf.saved_model.load(folder)
+            self.assertAllEqual(loaded(x)["out"], tfjs_mla.mla_attention(x, x, x, causal=True))
+
+    def test_narrow_types(self):
+        x = tf.random.stateless_normal([1, 5, 2, 8], seed=[3, 4])
+        expected = tfjs_mla.mla_attention(x, x, x)
+        for dtype, bound in ((tf.half, 4e-3), (tf.bfloat16, 3e-2)):
+            y = tf.cast(x, dtype)
+            out = tfjs_mla.mla_attention(y, y, y)
+            self.assertEqual(out.dtype, dtype)
+            self.assertAllClose(tf.cast(out, tf.float32), expected, atol=bound, rtol=bound)
+
+    def test_errors(self):
+        x = tf.ones([1, 5, 2, 8])
+        with self.assertRaisesRegex(ValueError, "causal must be"):
+            tfjs_mla.mla_attention(x, x, x, causal="left")
+        with self.assertRaisesRegex(tf.errors.InvalidArgumentError, "MLAAttention: k"):
+            tfjs_mla.mla_attention(x, x[..., :7], x)
+
+
+if __name__ == "__main__":
+    unittest.main()
