@@ -1,7 +1,10 @@
-"""The ops and their gradients against PyTorch's float64 (test/golden), eagerly, in tf.function and out of a SavedModel."""
+"""The ops and their gradients against PyTorch's float64 (test/golden), eagerly, in tf.function and out of a SavedModel, and
+bit for bit against Node."""
 
+import hashlib
 import json
 import pathlib
+import subprocess
 import tempfile
 import unittest
 
@@ -11,7 +14,8 @@ from safetensors.numpy import load_file
 
 import tfjs_mla
 
-GOLDEN = pathlib.Path(__file__).parents[2] / "test" / "golden"
+ROOT = pathlib.Path(__file__).parents[2]
+GOLDEN = ROOT / "test" / "golden"
 
 
 def manifest(kind):
@@ -69,6 +73,10 @@ def results(case, call, inputs, data):
     return [out, lse, *tape.gradient(loss, inputs)]
 
 
+def hash_of(tensor):
+    return hashlib.sha256(tensor.numpy().tobytes()).hexdigest()
+
+
 class Golden(tf.test.TestCase):
     def compare(self, case, name, got):
         expected = self.data[f"expected.{name}"].astype(np.float64)
@@ -93,17 +101,34 @@ class Golden(tf.test.TestCase):
             for first, second in zip(eager, graph):
                 self.assertAllEqual(first, second, f"{case['name']}: tf.function has other bits")
 
-    def test_saved_model(self):
+    def test_saved_model_and_the_bits_of_node(self):
         class Attention(tf.Module):
-            @tf.function(input_signature=[tf.TensorSpec([None, None, 2, 12], tf.float32)])
+            @tf.function(input_signature=[tf.TensorSpec([None, None, 2, 2], tf.float32, name="x")])
             def __call__(self, x):
-                return {"out": tfjs_mla.mla_attention(x, x, x, causal=True)}
+                return {"out": tfjs_mla.mla_attention(x, x, x, causal=True, softmax_scale=0.01)}
 
-        x = tf.random.stateless_normal([2, 7, 2, 12], seed=[1, 2])
+        x = tf.reshape(tf.range(56, dtype=tf.float32), [2, 7, 2, 2])
+        expected = tfjs_mla.mla_attention(x, x, x, causal=True, softmax_scale=0.01)
         with tempfile.TemporaryDirectory() as folder:
-            tf.saved_model.save(Attention(), folder)
-            loaded = tf.saved_model.load(folder)
-            self.assertAllEqual(loaded(x)["out"], tfjs_mla.mla_attention(x, x, x, causal=True))
+            module = Attention()
+            tf.saved_model.save(module, folder, signatures=module.__call__)
+            self.assertAllEqual(tf.saved_model.load(folder)(x)["out"], expected)
+            flags = ["--no-experimental-require-module", "--import", "tsx"]
+            node = subprocess.run(
+                ["node", *flags, "test/support/besidePython.ts", folder], cwd=ROOT, capture_output=True, text=True
+            )
+        if node.returncode == 3:
+            self.skipTest(f"Node has no TensorFlow: {node.stderr.strip()}")
+        self.assertEqual(node.returncode, 0, node.stderr)
+        answers = json.loads(node.stdout.splitlines()[-1])
+        self.assertEqual(answers["savedModel"], hash_of(expected), "the SavedModel in Node has other bits")
+        attention = [entry for entry in CASES if entry[0] == "attention" and not entry[1].get("forwardOnly")]
+        self.assertEqual(len(answers["cases"]), len(attention))
+        for kind, case, (names, call) in attention:
+            data = load_file(GOLDEN / kind / case["file"])
+            data.pop("dlse", None)
+            got = results(case, call, [tf.constant(data[name]) for name in names], data)
+            self.assertEqual([hash_of(x) for x in got], answers["cases"][case["name"]], f"{case['name']}: Node has other bits")
 
     def test_narrow_types(self):
         x = tf.random.stateless_normal([1, 5, 2, 8], seed=[3, 4])
