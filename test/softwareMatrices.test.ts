@@ -12,7 +12,7 @@ import { answersOf, runReference } from './support/answers.js';
 import type { ComparedKernel } from './support/answers.js';
 import { boundsOf, expectClose } from './support/compare.js';
 import type { Bounds } from './support/compare.js';
-import { availableDevices } from './support/devices.js';
+import { absentDevices, availableDevices } from './support/devices.js';
 import { expectEqual } from './support/expect.js';
 import type { Data, DataByName } from './support/inputs.js';
 import { casesOf, compareWithReference, outputsOf } from './support/kernelTest.js';
@@ -128,9 +128,17 @@ async function expectOutputs(
   }
 }
 
+const adapter = await globalThis.navigator?.gpu?.requestAdapter();
+const hasSubgroups = adapter?.features.has('subgroups') === true;
+
 describe('matrices in software', () => {
+  for (const { name, reason } of absentDevices()) it.skip(`${name}: ${reason}`);
   for (const device of availableDevices()) {
     if (device.backend !== 'webgpu') continue;
+    if (!hasSubgroups) {
+      it.skip(`${device.name}: has no subgroups`);
+      continue;
+    }
     describe(device.name, () => {
       before(() => installSoftwareMatrices(sixteen));
 

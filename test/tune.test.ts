@@ -53,7 +53,7 @@ function tuningOf(call: Call, winner: string, times: Record<string, number>): st
     winner,
     times,
   };
-  return JSON.stringify({ format: 'tfjs-mla tuning', version: 1, findings: [finding] });
+  return JSON.stringify({ format: 'tfjs-mla tuning', version: 2, findings: [finding] });
 }
 
 /** Tunes a call until two of its candidates were timed. */

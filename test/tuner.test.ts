@@ -95,7 +95,7 @@ describe('tuner: as JSON', () => {
   });
 
   const entry = { ...subject, ...finding };
-  const file = (findings: unknown, version = 1): string =>
+  const file = (findings: unknown, version = 2): string =>
     JSON.stringify({ format: 'tfjs-mla tuning', version, findings });
   const expected =
     'must be { device, kernel, bucket, winner, times: { candidate: ms } } with a time of the winner, got ';
@@ -103,7 +103,7 @@ describe('tuner: as JSON', () => {
     'importTuning: json must be what exportTuning() returned, got {"format': '{"format',
     'importTuning: json must be what exportTuning() returned, got null': 'null',
     'importTuning: json must be what exportTuning() returned, got {"findings":[]}': '{"findings":[]}',
-    'importTuning: required: format version 1, got 2: another version of tfjs-mla wrote it': file([], 2),
+    'importTuning: required: format version 2, got 1: another version of tfjs-mla wrote it': file([], 1),
     [`importTuning: findings[1] ${expected}7`]: file([entry, 7]),
     [`importTuning: findings[0] ${expected}{"device":"a GPU","kernel":"MatMul","bucket":"small","winner…`]:
       file([{ ...entry, kernel: 'MatMul' }]),

@@ -113,18 +113,8 @@ for (var slice = 0u; slice < ${Math.ceil(columns4 / SLICE) * SLICE}u; slice += S
 }
 
 /** Room for the numbers of `rows` rows of statistics, as row_stats() returns them. */
-export function declareStats(tile: Tile, rows: number): string {
-  return `var<workgroup> rows_stats: array<${statsType(hasHalves(tile))}, ${rows}>;`;
-}
-
-/** `column`, WGSL for a vec4f of dOut in row `row` of the tile, as halves can hold it. */
-export function scaled(tile: Tile, column: string, row: string): string {
-  return hasHalves(tile) ? `${column} * rows_stats[${row}].z` : column;
-}
-
-/** What was computed from it, as it would be without: `inverse` is the row's rows_stats.w. */
-export function unscaled(tile: Tile, value: string, inverse: string): string {
-  return hasHalves(tile) ? `(${value} * ${inverse})` : value;
+export function declareStats(rows: number, hasScales: boolean): string {
+  return `var<workgroup> rows_stats: array<${statsType(hasScales)}, ${rows}>;`;
 }
 
 /** Which four right rows this thread's quad h is made of. */

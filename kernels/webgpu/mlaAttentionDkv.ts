@@ -20,9 +20,7 @@ import {
   placeSums,
   quadGroup,
   storeSums,
-  scaled,
   storeWeights,
-  unscaled,
 } from './attentionTile.js';
 import { portableLane } from './capabilities.js';
 import type { LaneConstants } from './capabilities.js';
@@ -76,7 +74,7 @@ export function mlaAttentionDkvWgsl(record: OperandConstants, tile: Tile): strin
   return `
 ${attentionHead(record, tile, bindings, ['stats'])}
 ${readStats(stats, 'write', hasHalves(tile))}
-${declareStats(tile, tile.RIGHT)}
+${declareStats(tile.RIGHT, hasHalves(tile))}
 ${dOutColumn}
 ${!isDecode && record.DR > 0 ? ropeShare : ''}
 
@@ -131,6 +129,16 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) ti
   ${forSumRows('dk', dkSums, (i, row) => storeDk(record, dkSums, i, row))}
 }
 `;
+}
+
+/** `column`, WGSL for a vec4f of dOut in row `row` of the tile, as halves can hold it. */
+function scaled(tile: Tile, column: string, row: string): string {
+  return hasHalves(tile) ? `${column} * rows_stats[${row}].z` : column;
+}
+
+/** What was computed from it, as it would be without: `inverse` is the row's rows_stats.w. */
+function unscaled(tile: Tile, value: string, inverse: string): string {
+  return hasHalves(tile) ? `(${value} * ${inverse})` : value;
 }
 
 /** One head's share of dKRope, behind the numbers that came in. */

@@ -19,9 +19,7 @@ import {
   placeProducts,
   placeSums,
   storeSums,
-  scaled,
   storeWeights,
-  unscaled,
 } from './attentionTile.js';
 import { portableLane } from './capabilities.js';
 import type { LaneConstants } from './capabilities.js';
@@ -29,7 +27,6 @@ import { columnCounts, operandBindings, operandConstants } from './operands.js';
 import type { Binding, OperandConstants } from './operands.js';
 import { readStats } from './packStats.js';
 import { mostSplits } from './mergeSplits.js';
-import { hasHalves } from './tiles.js';
 import type { SumShape, Tile, TileWork } from './tiles.js';
 import { declareBlock } from './wgsl.js';
 
@@ -55,7 +52,7 @@ export function dqWork(problem: MlaProblem, lane: LaneConstants = portableLane):
     right: problem.skv,
     problems: problem.b * problem.hkv,
     mostSplits,
-    extra: { left: lane.HALVES ? 4 : 2, right: 0 },
+    extra: { left: 2, right: 0 },
     reducesRows: false,
     hasSmallWeights: false,
     lane,
@@ -69,8 +66,8 @@ export function mlaAttentionDqWgsl(record: OperandConstants, tile: Tile): string
   const stats = bindings.findIndex(({ name }) => name === 'stats');
   return `
 ${attentionHead(record, tile, bindings, ['stats'])}
-${readStats(stats, 'read', hasHalves(tile))}
-${declareStats(tile, tile.LEFT)}
+${readStats(stats, 'read')}
+${declareStats(tile.LEFT, false)}
 ${dOutColumn}
 ${keysToWalk}
 
@@ -100,10 +97,10 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) ti
     ${declareBlock('s', tile.rows, tile.QUADS)}
     ${multiplyRows('s', tile, QK4, 'q_column(tile, first_row + row, slice + c)', 'k_column(tile, key + row, slice + c)')}
     ${declareBlock('dp', tile.rows, tile.QUADS)}
-    ${multiplyRows('dp', tile, DV4, scaled(tile, 'd_out_column(tile, first_row + row, slice + c)', 'row'), 'v_column(tile, key + row, slice + c)')}
+    ${multiplyRows('dp', tile, DV4, 'd_out_column(tile, first_row + row, slice + c)', 'v_column(tile, key + row, slice + c)')}
     // F3, B3
     let is_all_seen = all_see(tile, first_row, LEFT, key, RIGHT);
-    ${forProducts(tile, (i, h, group) => dsOf(tile, i, h, group))}
+    ${forProducts(tile, dsOf)}
     ${storeWeights('s', tile)}
     workgroupBarrier();
     // B4
@@ -123,12 +120,12 @@ fn d_out_column(tile: Tile, m: u32, c: u32) -> vec4f {
 }`;
 
 /** A score becomes dS, without the scale. */
-function dsOf(tile: Tile, i: number, h: number, group: string): string {
+function dsOf(i: number, h: number, group: string): string {
   return `{
       let row = left_row + ${i}u;
       let stats_of_row = rows_stats[row];
       let p = probabilities(tile, first_row + row, key + ${group} * 4u, is_all_seen, s${i}_${h}, stats_of_row.x);
-      s${i}_${h} = p * (${unscaled(tile, `dp${i}_${h}`, 'stats_of_row.w')} - stats_of_row.y);
+      s${i}_${h} = p * (dp${i}_${h} - stats_of_row.y);
     }`;
 }
 

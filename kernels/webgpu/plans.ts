@@ -47,7 +47,7 @@ export interface KernelPlan {
   candidate: string;
   candidates: string[];
   main: NamedShader;
-  /** whether rows of statistics have a scale for dOut; lane T2 only */
+  /** whether rows of statistics have a scale for dOut; in lane T2 …Dkv stages it as halves */
   hasScales?: boolean;
   /** what runs before it, and how many numbers each binding has that it fills; lane T3 only */
   before: { shader: NamedShader; grid: Grid }[];
@@ -172,7 +172,8 @@ export function planDkv(kernel: KernelName, problem: MlaProblem, device: Capabil
     if (typeof plan === 'string') return plan;
     // its tiles are of keys
     const keyTiles = Math.ceil(problem.skv / plan.tile.LEFT);
-    return { ...plan, cut: { tiles: keyTiles, splits: 1 }, grid: [keyTiles, problem.hkv, problem.b] };
+    const cut = { tiles: keyTiles, splits: 1 };
+    return { ...plan, cut, grid: [keyTiles, problem.hkv, problem.b], hasScales: lane === 'T2' };
   });
 }
 
@@ -209,7 +210,6 @@ function planTiles(
       candidate: nameOf(tile),
       candidates,
       main: tileShader(kernel, record, tile, bindings, () => wgsl(tile)),
-      hasScales: hasHalves(tile),
       before: [],
       scratch: {},
     };

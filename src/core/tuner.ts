@@ -30,7 +30,7 @@ export interface TuningStorage {
 
 const format = 'tfjs-mla tuning';
 /** To be raised when a candidate's name comes to mean something else. */
-const version = 1;
+const version = 2;
 /** The oldest are dropped: some 300 KB as text. */
 const mostEntries = 512;
 /** A candidate must be this much faster than the cost model's choice: less is noise. */
