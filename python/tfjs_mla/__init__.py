@@ -28,7 +28,7 @@ def _library_path():
 
 _ops = tf.load_op_library(_library_path())
 
-_MASK = ("softmax_scale", "causal", "window_left", "window_right", "layout")
+_ATTRIBUTES = ("layout", "softmax_scale", "causal", "window_left", "window_right")
 
 
 def mla_attention(
@@ -69,11 +69,7 @@ def mla_attention(
         k_rope=tf.zeros([0], q.dtype) if k_rope is None else k_rope,
         q_lengths=_lengths(q_lengths),
         kv_lengths=_lengths(kv_lengths),
-        layout=layout,
-        softmax_scale=softmax_scale,
-        causal=_alignment("mla_attention", causal),
-        window_left=window[0],
-        window_right=window[1],
+        **_mask("mla_attention", layout, softmax_scale, causal, window),
     )
     return (out, lse) if return_lse else out
 
@@ -104,11 +100,7 @@ def mla_decode(
         c_kv=c_kv,
         k_rope=k_rope,
         kv_lengths=_lengths(kv_lengths),
-        layout=layout,
-        softmax_scale=softmax_scale,
-        causal=_alignment("mla_decode", causal),
-        window_left=window[0],
-        window_right=window[1],
+        **_mask("mla_decode", layout, softmax_scale, causal, window),
     )
     return (out, lse) if return_lse else out
 
@@ -118,18 +110,25 @@ def _lengths(lengths):
     return tf.zeros([0], tf.int32) if lengths is None else tf.cast(lengths, tf.int32)
 
 
-def _alignment(name, causal):
+def _mask(name, layout, softmax_scale, causal, window):
+    """The attributes of both ops."""
     known = {False: "none", True: "bottom-right", "bottom-right": "bottom-right", "top-left": "top-left"}
     if causal not in known:
         raise ValueError(f"{name}: causal must be False, True, 'bottom-right' or 'top-left', got {causal!r}")
-    return known[causal]
+    return {
+        "layout": layout,
+        "softmax_scale": softmax_scale,
+        "causal": known[causal],
+        "window_left": window[0],
+        "window_right": window[1],
+    }
 
 
 def _backward(op, d_out, d_lse):
     """What both gradients begin with: B1 of gradients/README.md, and the attributes of the forward."""
     out, lse = op.outputs
     delta = _ops.mla_delta(out=out, d_out=d_out, d_lse=d_lse, layout=op.get_attr("layout"))
-    attributes = {name: _text(op.get_attr(name)) for name in _MASK}
+    attributes = {name: _text(op.get_attr(name)) for name in _ATTRIBUTES}
     return {"d_out": d_out, "lse": lse, "delta": delta, **attributes}
 
 

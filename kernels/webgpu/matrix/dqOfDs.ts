@@ -19,7 +19,16 @@ import { unitCounts } from './form.js';
 import { storeDq } from './mlaAttentionDq.js';
 import { ROW_COPIERS, clearPadding, fetchRows, keyRows, putRows, stageRows } from './staging.js';
 import type { Copied, Place } from './staging.js';
-import { EDGE, EDGE_UNITS, byGroup, declareSums, headOfGroup, matrixHead, storeRows } from './wgsl.js';
+import {
+  EDGE,
+  EDGE_UNITS,
+  byGroup,
+  declareSums,
+  headOfGroup,
+  matrixHead,
+  storeRows,
+  mainHead,
+} from './wgsl.js';
 
 const KEYS = THREADS / ROW_COPIERS;
 export const ROWS = 128;
@@ -90,12 +99,7 @@ fn ds_unit(tile: Tile, at: u32, j: u32, m: u32) -> vec4u {
   return select(vec4u(0u), ds[at + m / 8u], is_written && j < tile.kv_length);
 }
 
-@compute @workgroup_size(THREADS)
-fn main(
-  @builtin(workgroup_id) group: vec3u,
-  @builtin(num_workgroups) groups: vec3u,
-  @builtin(local_invocation_index) tid: u32,
-  @builtin(subgroup_id) subgroup: u32) {
+${mainHead()}
   ${headOfGroup}
   let lengths = lengths_of(batch);
   let tile = Tile(batch, kv_head, lengths.x, lengths.y);

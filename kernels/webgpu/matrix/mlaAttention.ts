@@ -43,19 +43,21 @@ import {
   weightOf,
 } from './onlineSoftmax.js';
 import type { ForwardTile, ForwardWork } from './forwardTile.js';
+import { loadQueries, matrixSteps } from './forwardQueries.js';
+import { SUM_KEYS, readScales, walkInShares } from './forwardShares.js';
 import {
   addWeightedRows,
   byGroup,
   declareSums,
   halvesOf,
   headOfGroup,
-  loadLefts,
   resetSums,
   splitHalvesOf,
   storeRows,
   matrixHead,
   multiplyRows,
   storeSums,
+  mainHead,
 } from './wgsl.js';
 import {
   clearPadding,
@@ -87,9 +89,6 @@ export function matrixForwardBindings(record: ForwardConstants, form: MatrixForm
   ];
 }
 
-/** Of split numbers: keys whose weighted values a matrix unit adds, before a share of the sum is put away. */
-const SUM_KEYS = 256;
-
 export function matrixForwardWork(problem: MlaProblem, form: MatrixForm): ForwardWork {
   const record = forwardConstants(problem);
   const { QK_UNITS, DV_UNITS } = unitCounts(record, form);
@@ -117,6 +116,7 @@ export function matrixAttentionWgsl(record: ForwardConstants, tile: ForwardTile)
   const { QK_UNITS, DV_UNITS } = counts;
   const padding = clearPadding(tile.keys, KEYS, QK_UNITS) + clearPadding(tile.values, KEYS, DV_UNITS);
   const reset = resetSums('o', 1, sums);
+  const walk = (from: string, to: string): string => walkKeys(record, tile, from, to);
   const store = (statement: string): string =>
     storeRows(
       { name: 'o', rows: ROWS, rowTiles: 1, own: sums, arena: tile.arena, ...groups },
@@ -159,12 +159,7 @@ ${visibility}
 ${operandsOf(record, form, binding('maxima'))}
 ${queryUnits(record, form)}
 
-@compute @workgroup_size(THREADS)${form.setsLanes ? ` @subgroup_size(${form.lanes})` : ''}
-fn main(
-  @builtin(workgroup_id) group: vec3u,
-  @builtin(num_workgroups) groups: vec3u,
-  @builtin(local_invocation_index) tid: u32,
-  @builtin(subgroup_id) subgroup: u32) {
+${mainHead(form)}
   ${headOfGroup}
   let tile = Tile(batch, kv_head, q_lengths_of(batch, u.sq), kv_lengths_of(batch, u.skv));
   let first_row = (u.tiles - 1u - group.y) * ROWS;
@@ -189,10 +184,10 @@ fn main(
   ${parts === 1 ? padding : ''}
   ${
     parts === 1
-      ? `${walkTwice(ROW_THREADS, reset, walkKeys(record, tile, 'first_key', 'end_key'))}
+      ? `${walkTwice(ROW_THREADS, reset, walk('first_key', 'end_key'))}
   ${finishRow(ROW_THREADS, 'part == 0u')}
   ${store(storeOutput)}`
-      : walkTwice(ROW_THREADS, '', walkInShares(record, tile, `${reset}${padding}`, store))
+      : walkTwice(ROW_THREADS, '', walkInShares(ROW_THREADS, `${reset}${padding}`, walk, store))
   }
 }
 `;
@@ -202,111 +197,6 @@ fn main(
 function operandsOf(record: ForwardConstants, { operand, parts }: MatrixForm, maxima: number): string {
   if (operand === 'f32') return `${keyColumns(record)}${valueColumns(record)}`;
   return parts === 1 ? halvesOf : splitHalvesOf + operandScales(maxima, THREADS);
-}
-
-/**
- * Matrix units cut their sums off, and more with each that is added: after SUM_KEYS keys a share of the sums goes to the
- * output, where shares are added as floats. `start` is what each begins with.
- */
-function walkInShares(
-  record: ForwardConstants,
-  tile: ForwardTile,
-  start: string,
-  store: (statement: string) => string,
-): string {
-  return `
-    for (var from_key = first_key; ; from_key += SUM_KEYS) {
-      let to_key = min(from_key + SUM_KEYS, end_key);
-      let is_last = to_key == end_key;
-      ${start}
-      let sum_before = row_sum;
-      row_sum = 0.0;
-      ${walkKeys(record, tile, 'from_key', 'to_key')}
-      row_sum += sum_before;
-      if (is_last) { ${finishRow(THREADS / tile.ROWS, 'part == 0u', 'value_unit')} }
-      ${store(storeShare)}
-      if (is_last) { break; }
-    }`;
-}
-
-/** What storeRows() writes: the share of a row and those before it, and with the last the row is done. */
-const storeShare = `
-    if (first_row + at < u.sq * GROUP && column < DV4) {
-      let start = split * u.batch * u.sq * u.hq * DV + out_start(tile, first_row + at);
-      var sum = value;
-      if (from_key > first_key) { sum += out_load(start, column, DV); }
-      if (is_last) { sum *= factors[at]; }
-      out_store(start, column, DV, sum);
-    }`;
-
-const readScales = `
-  let scales = operand_scales(tid);
-  query_scale = select(-scales.q, scales.q, u.scale >= 0.0);
-  let product_unit = 1.0 / scales.q / scales.k;
-  let value_unit = 1.0 / scales.v;`;
-
-/** Depth of the scores in matrices. */
-function matrixSteps(record: ForwardConstants, form: MatrixForm): number {
-  return Math.ceil(unitCounts(record, form).QK_UNITS / matrixUnits(form).depth);
-}
-
-/**
- * Rows of queries as operands through the arena into matrices, in as many parts as the arena needs. Rows past the
- * lengths hold what there is: their weights are 0.
- */
-function loadQueries(record: ForwardConstants, tile: ForwardTile): string {
-  const { ROWS, KEYS, arena, form } = tile;
-  const { depth } = matrixUnits(form);
-  const steps = matrixSteps(record, form);
-  const divisors = [...Array(steps).keys()].map((i) => i + 1).filter((n) => steps % n === 0);
-  const rounds = divisors.find((n) => ROWS * ((steps / n) * depth + 1) <= arena) ?? steps;
-  const units = (steps / rounds) * depth;
-  const stride = units + 1;
-  const names = form.parts === 1 ? ([''] as const) : (['', '_low'] as const);
-  return names
-    .map((part) =>
-      repeat(
-        rounds,
-        (round) => `
-  ${repeat(ROWS / KEYS, (r) => copyQueries(record, tile, part, r * KEYS, round * units, units, stride))}
-  workgroupBarrier();
-  ${loadLefts('q', 1, steps / rounds, `row_group * ${form.m * stride}u`, stride, (round * steps) / rounds, part, form)}
-  workgroupBarrier();`,
-      ),
-    )
-    .join('');
-}
-
-/** This thread's share of one row: units of `first` on, to the arena. */
-function copyQueries(
-  record: ForwardConstants,
-  { form, copiers }: ForwardTile,
-  part: '' | '_low',
-  row: number,
-  first: number,
-  units: number,
-  stride: number,
-): string {
-  const { DN_UNITS, QK_UNITS } = unitCounts(record, form);
-  const at = `(copy_row + ${row}u) * ${stride}u + copy_unit`;
-  const m = `min(first_row + copy_row + ${row}u, u.sq * GROUP - 1u)`;
-  return repeat(Math.ceil(units / copiers), (i) => {
-    const [from, to] = [first + i * copiers, first + Math.min((i + 1) * copiers, units)];
-    const unit = `copy_unit + ${from}u`;
-    const nope = `q_nope_unit${part}(tile, ${m}, ${unit})`;
-    const rope = `q_rope_unit${part}(tile, ${m}, ${unit} - DN_UNITS)`;
-    const put = (value: string): string => `arena[${at} + ${i * copiers}u] = ${value};`;
-    const both = `if (${unit} < DN_UNITS) { ${put(nope)} } else if (${unit} < QK_UNITS) { ${put(rope)} } else { ${put('vec4u(0u)')} }`;
-    const either =
-      to <= DN_UNITS
-        ? put(nope)
-        : from >= DN_UNITS && to <= QK_UNITS
-          ? put(rope)
-          : QK_UNITS > DN_UNITS
-            ? both
-            : `if (${unit} < DN_UNITS) { ${put(nope)} } else { ${put('vec4u(0u)')} }`;
-    return (i + 1) * copiers <= units ? either : `if (copy_unit < ${units - i * copiers}u) { ${either} }`;
-  });
 }
 
 /** A step is four phases with a barrier behind each; what the next one needs is under way during the softmax. */
@@ -418,7 +308,7 @@ function addValues({
       KEYS / form.k,
       [...Array(own).keys()].map((c) => group * own + c),
       values,
-      (r, k) => `weights_at + ${r * form.m * weights.stride + weightAt(k)}u`,
+      (_r, k) => `weights_at + ${weightAt(k)}u`,
       weights.stride,
       0,
       form,

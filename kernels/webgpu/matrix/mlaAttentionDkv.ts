@@ -18,7 +18,7 @@ import {
 } from './backward.js';
 import { RIGHT, SUM_ROWS, layOutBackward } from './backwardTile.js';
 import type { BackwardTile } from './backwardTile.js';
-import { declareSums, headOfGroup } from './wgsl.js';
+import { declareSums, headOfGroup, mainHead } from './wgsl.js';
 
 /** Units of a row of dSᵀ: whole steps of RIGHT packed rows. */
 export function dsRowUnits({ sq, hq, hkv }: Pick<MlaProblem, 'sq' | 'hq' | 'hkv'>): number {
@@ -53,12 +53,7 @@ ${record.KEEPS_DS ? `@group(0) @binding(${ds}) var<storage, read_write> ds: arra
 var<workgroup> lse_of_right: array<vec4f, ${RIGHT / 4}>;
 var<workgroup> delta_of_right: array<vec4f, ${RIGHT / 4}>;
 
-@compute @workgroup_size(THREADS)
-fn main(
-  @builtin(workgroup_id) group: vec3u,
-  @builtin(num_workgroups) groups: vec3u,
-  @builtin(local_invocation_index) tid: u32,
-  @builtin(subgroup_id) subgroup: u32) {
+${mainHead()}
   ${headOfGroup}
   let lengths = lengths_of(batch);
   let tile = Tile(batch, kv_head, lengths.x, lengths.y);

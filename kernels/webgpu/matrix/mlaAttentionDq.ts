@@ -16,7 +16,7 @@ import {
 } from './backward.js';
 import { SUM_ROWS, layOutBackward } from './backwardTile.js';
 import type { BackwardTile } from './backwardTile.js';
-import { declareSums, headOfGroup } from './wgsl.js';
+import { declareSums, headOfGroup, mainHead } from './wgsl.js';
 
 export const matrixDqBindings: Binding[] = [...backwardInputs('read'), { name: 'd_q', access: 'write' }];
 
@@ -32,12 +32,7 @@ ${backwardHead(record, tile, matrixDqBindings, ['d_q'])}
 
 ${queryStart}
 
-@compute @workgroup_size(THREADS)
-fn main(
-  @builtin(workgroup_id) group: vec3u,
-  @builtin(num_workgroups) groups: vec3u,
-  @builtin(local_invocation_index) tid: u32,
-  @builtin(subgroup_id) subgroup: u32) {
+${mainHead()}
   ${headOfGroup}
   let lengths = lengths_of(batch);
   let tile = Tile(batch, kv_head, lengths.x, lengths.y);

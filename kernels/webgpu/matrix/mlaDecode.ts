@@ -55,6 +55,7 @@ import {
   resetSums,
   storeRows,
   storeSums,
+  mainHead,
 } from './wgsl.js';
 
 export function matrixDecodeBindings(record: ForwardConstants): Binding[] {
@@ -128,11 +129,7 @@ ${halvesOf}
 ${queryUnits(record)}
 ${cacheUnits(record)}
 
-@compute @workgroup_size(THREADS)
-fn main(
-  @builtin(workgroup_id) group: vec3u,
-  @builtin(local_invocation_index) tid: u32,
-  @builtin(subgroup_id) subgroup: u32) {
+${mainHead()}
   let batch = group.x;
   let tile = Tile(batch, 0u, u.sq, kv_lengths_of(batch, u.skv));
   let first_row = group.y * ROWS;

@@ -18,7 +18,7 @@ import type { DecodeBackwardConstants } from './decodeBackward.js';
 import { RIGHT } from './decodeBackwardTile.js';
 import { unitCounts } from './form.js';
 import { gradientRows, queryRows } from './staging.js';
-import { declareSums } from './wgsl.js';
+import { declareSums, mainHead } from './wgsl.js';
 
 export function matrixDecodeDkvWgsl(record: DecodeBackwardConstants): string {
   const tile = decodeBackwardTile(record);
@@ -29,11 +29,7 @@ ${decodeBackwardHead(record, tile)}
 var<workgroup> lse_of_right: array<vec4f, ${RIGHT / 4}>;
 var<workgroup> delta_of_right: array<vec4f, ${RIGHT / 4}>;
 
-@compute @workgroup_size(THREADS)
-fn main(
-  @builtin(workgroup_id) group: vec3u,
-  @builtin(local_invocation_index) tid: u32,
-  @builtin(subgroup_id) subgroup: u32) {
+${mainHead()}
   let batch = group.x;
   let first_key = group.y * LEFT;
   let split = group.z;

@@ -20,7 +20,7 @@ import { LEFT, RIGHT } from './decodeBackwardTile.js';
 import { unitCounts } from './form.js';
 import { keysOfSplit } from './onlineSoftmax.js';
 import { gradientRows, queryRows } from './staging.js';
-import { declareSums } from './wgsl.js';
+import { declareSums, mainHead } from './wgsl.js';
 
 export function matrixDecodeDqWgsl(record: DecodeBackwardConstants): string {
   const tile = decodeBackwardTile(record);
@@ -32,11 +32,7 @@ ${constants({ ROWS: LEFT, KEYS: RIGHT })}
 ${queryStart}
 ${record.DR > 0 ? queryRopeStart : ''}
 
-@compute @workgroup_size(THREADS)
-fn main(
-  @builtin(workgroup_id) group: vec3u,
-  @builtin(local_invocation_index) tid: u32,
-  @builtin(subgroup_id) subgroup: u32) {
+${mainHead()}
   let batch = group.x;
   let first_row = group.y * ROWS;
   let split = group.z;

@@ -32,6 +32,17 @@ alias Right = subgroup_matrix_right<${operand}, ${n}, ${k}>;
 alias Sums = subgroup_matrix_result<f32, ${n}, ${m}>;`;
 }
 
+/** The entry point of every shader on matrices. */
+export function mainHead({ lanes, setsLanes }: MatrixForm = sixteen): string {
+  return `
+@compute @workgroup_size(THREADS)${setsLanes ? ` @subgroup_size(${lanes})` : ''}
+fn main(
+  @builtin(workgroup_id) group: vec3u,
+  @builtin(num_workgroups) groups: vec3u,
+  @builtin(local_invocation_index) tid: u32,
+  @builtin(subgroup_id) subgroup: u32) {`;
+}
+
 /** Eight floats as halves; what is too large for one becomes the largest, NaN stays. */
 export const halvesOf = `
 const MOST_HALF = vec4f(65504.0);
