@@ -2,7 +2,7 @@
 #ifndef MLA_OP_H
 #define MLA_OP_H
 
-#include "mla_params.h"
+#include "../cuda/mla_params.h"
 #include "tensorflow.h"
 
 enum { MOST_INPUTS = 9, MOST_OUTPUTS = 3, RANK = 4 };

@@ -3,7 +3,7 @@
 #define MLA_CPU_H
 
 #include <stddef.h>
-#include "../mla_params.h"
+#include "../../cuda/mla_params.h"
 
 /* The kernels compiled for one instruction set, as pieces of work that do not depend on one another. */
 typedef struct {
