@@ -5,9 +5,7 @@ import { existsSync, mkdirSync, readFileSync, readdirSync, writeFileSync } from 
 import { availableParallelism } from 'node:os';
 import { dirname, join } from 'node:path';
 import { promisify } from 'node:util';
-import { reportOf } from './resources.js';
-import type { KernelResources } from './resources.js';
-import { findNvrtc } from './toolkit.js';
+import { findNvrtc, wheels } from './toolkit.js';
 import type { Nvcc, Nvrtc } from './toolkit.js';
 
 const run = promisify(execFile);
@@ -22,7 +20,8 @@ export interface Module {
   /** For drivers that know CUDA 13; `older` is the same for others. */
   readonly image: string;
   readonly older?: string;
-  readonly kernels: readonly KernelResources[];
+  /** What ptxas says of its kernels. */
+  readonly report: string;
 }
 
 /** The folders of kernels/cuda whose kernels are part of the library. */
@@ -37,7 +36,9 @@ const targets = {
   hopper: { nvcc: ['-gencode=arch=compute_90a,code=sm_90a'], nvrtc: ['90a'] },
 };
 
-const flags = ['-std=c++17', '--fatbin', '--compress-mode=size', '-Xptxas', '-v'];
+const nvccFlags = ['-std=c++17', '--fatbin', '--compress-mode=size', '-Xptxas', '-v'];
+// LZ4, which also old drivers decompress
+const olderFlags = ['-64', '--compress-all', '--compress-mode=speed'];
 
 /** Compiles what has changed since the images in `folder` were made. */
 export async function buildModules(folder: string, nvcc: Nvcc): Promise<Module[]> {
@@ -78,17 +79,16 @@ async function buildModule(
   const fingerprint = fingerprintOf(source, nvcc, nvrtc);
   const record = `${stem}.json`;
   if (existsSync(record)) {
-    const built = JSON.parse(readFileSync(record, 'utf8')) as Pick<Module, 'fingerprint' | 'kernels'>;
+    const built = JSON.parse(readFileSync(record, 'utf8')) as Pick<Module, 'fingerprint' | 'report'>;
     if (built.fingerprint === fingerprint) return { name, image, older, ...built };
   }
   console.error(`build:native: compiling ${name}.cu`);
   mkdirSync(dirname(stem), { recursive: true });
   const target = name.startsWith('sm90/') ? targets.hopper : targets.general;
-  const report = await call(nvcc.file, [...flags, ...target.nvcc, source, '-o', image]);
+  const report = await call(nvcc.file, [...nvccFlags, ...target.nvcc, source, '-o', image]);
   if (nvrtc && older) await compileWithNvrtc(source, target.nvrtc, older, nvcc, nvrtc);
-  const kernels = reportOf(report);
-  writeFileSync(record, JSON.stringify({ fingerprint, kernels }));
-  return { name, fingerprint, image, older, kernels };
+  writeFileSync(record, JSON.stringify({ fingerprint, report }));
+  return { name, fingerprint, image, older, report };
 }
 
 async function compileWithNvrtc(
@@ -111,8 +111,7 @@ async function compileWithNvrtc(
     ]);
     parts.push(`--image3=kind=elf,sm=${architecture},file=${cubin}`);
   }
-  // uncompressed: what a driver can decompress depends on its age
-  await call(join(dirname(nvcc.file), 'fatbinary'), ['-64', '--compress=false', ...parts, '--create', image]);
+  await call(join(dirname(nvcc.file), 'fatbinary'), [...olderFlags, ...parts, '--create', image]);
 }
 
 /** Returns what the compiler reports; its own messages are an error's text. */
@@ -127,9 +126,9 @@ async function call(file: string, args: readonly string[]): Promise<string> {
 
 /** Of all that an image depends on. */
 function fingerprintOf(source: string, nvcc: Nvcc, nvrtc: Nvrtc | undefined): string {
-  const hash = createHash('sha256').update(nvcc.version + (nvrtc?.library ?? ''));
-  const tools = ['modules.ts', 'resources.ts', 'nvrtc.py'].map((name) => join(here, name));
-  for (const file of [...tools, ...withIncludes(source)]) hash.update(readFileSync(file));
+  const tools = [nvcc.version, nvccFlags, olderFlags, targets, nvrtc ? wheels : 'no NVRTC'];
+  const hash = createHash('sha256').update(JSON.stringify(tools));
+  for (const file of [join(here, 'nvrtc.py'), ...withIncludes(source)]) hash.update(readFileSync(file));
   return hash.digest('hex');
 }
 
