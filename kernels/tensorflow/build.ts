@@ -11,12 +11,15 @@ import {
   rmSync,
   writeFileSync,
 } from 'node:fs';
+import { createRequire } from 'node:module';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { promisify } from 'node:util';
 import { assemblyOf, buildModules, families } from '../cuda/modules.js';
 import type { Module } from '../cuda/modules.js';
+import { resourcesFile, resourcesText } from '../cuda/resources.js';
 import { findNvcc } from '../cuda/toolkit.js';
+import type { Nvcc } from '../cuda/toolkit.js';
 
 const run = promisify(execFile);
 
@@ -126,6 +129,15 @@ async function main(): Promise<void> {
   const isFresh =
     existsSync(library) && existsSync(stamp) && readFileSync(stamp, 'utf8') === fingerprint(modules);
   if (!isFresh) await build(modules);
+  if (process.argv.includes('--resources')) writeResources(nvcc, modules);
+}
+
+function writeResources(nvcc: Nvcc | undefined, modules: readonly Module[]): void {
+  if (!nvcc) throw new Error('build:native: --resources needs an nvcc');
+  const { planOnGpu } = createRequire(import.meta.url)(library) as {
+    planOnGpu: (call: string) => string;
+  };
+  writeFileSync(resourcesFile, resourcesText(nvcc.version, modules, planOnGpu));
 }
 
 try {
