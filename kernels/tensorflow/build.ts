@@ -45,7 +45,14 @@ const instructionSets = {
   avx512: ['-mavx512f', '-mavx512vl', '-mavx512bw', '-mavx512dq', '-mfma', '-mf16c'],
 };
 // nodelete: TensorFlow keeps pointers to our functions also after a Worker that loaded the file has ended
-const linkFlags = ['-shared', '-static-libgcc', '-Wl,-z,nodelete', '-Wl,-z,noexecstack', '-Wl,-z,now'];
+const linkFlags = [
+  '-shared',
+  '-static-libgcc',
+  '-Wl,-z,defs',
+  '-Wl,-z,nodelete',
+  '-Wl,-z,noexecstack',
+  '-Wl,-z,now',
+];
 
 const cuda = join(here, '../cuda');
 
