@@ -1,5 +1,5 @@
 /* The CUDA driver, found at run time: runs plans (plan.h) in a stream of the current context. Every function returns NULL,
-   or a sentence on what failed or is missing, which stays valid. */
+   or a sentence on what failed or is missing, which stays valid until the thread's next call. */
 #ifndef MLA_DRIVER_H
 #define MLA_DRIVER_H
 
