@@ -31,7 +31,7 @@ static __device__ __forceinline__ float weigh_row(const float (&scores)[T::THREA
 }
 
 /* A block owns T::ROWS rows of queries and C::COLUMNS columns of their output. */
-template <class T, class C>
+template <class T, class C, bool IS_FAST>
 static __device__ __forceinline__ void attend(const MlaArguments &a) {
   constexpr int STAGE = MLA_GENERAL_STAGE(T::ROWS, C::COLUMNS), WEIGHTS = T::ROWS * WEIGHTS_STRIDE;
   extern __shared__ float4 shared[];
@@ -54,11 +54,11 @@ static __device__ __forceinline__ void attend(const MlaArguments &a) {
   int key = tile.first_key;
   float scale = p.softmax_scale * LOG2_E;
   auto load_scores = [&](int n, float *stage) {
-    stage_rows<T::ROWS, CHUNK, CHUNK_STRIDE>(stage, q, tile.first_row, n * CHUNK);
-    stage_rows<WALK, CHUNK, CHUNK_STRIDE>(stage + T::ROWS * CHUNK_STRIDE, k, key, n * CHUNK);
+    stage_rows<IS_FAST, T::ROWS, CHUNK, CHUNK_STRIDE>(stage, q, tile.first_row, n * CHUNK);
+    stage_rows<IS_FAST, WALK, CHUNK, CHUNK_STRIDE>(stage + T::ROWS * CHUNK_STRIDE, k, key, n * CHUNK);
   };
   auto load_values = [&](int n, float *stage) {
-    stage_rows<C::SLICE, C::COLUMNS, C::COLUMNS>(stage, v, key + n * C::SLICE, tile.first_column);
+    stage_rows<IS_FAST, C::SLICE, C::COLUMNS, C::COLUMNS>(stage, v, key + n * C::SLICE, tile.first_column);
   };
   if (key < tile.end_key) stages.begin(load_scores);
   while (key < tile.end_key) {
@@ -109,20 +109,18 @@ static __device__ __forceinline__ void attend(const MlaArguments &a) {
   }
 }
 
-extern "C" __global__ void __launch_bounds__(THREADS, 1) mla_attention_64(const __grid_constant__ MlaArguments a) {
-  using T = Tile<128, 16>;
-  attend<T, Columns<T, 64>>(a);
-}
+#define ATTENTION(name, rows, lanes, columns, is_fast)                                                    \
+  extern "C" __global__ void __launch_bounds__(THREADS, 1) name(const __grid_constant__ MlaArguments a) { \
+    using T = Tile<rows, lanes>;                                                                          \
+    attend<T, Columns<T, columns>, is_fast>(a);                                                           \
+  }
 
-extern "C" __global__ void __launch_bounds__(THREADS, 1) mla_attention_128(const __grid_constant__ MlaArguments a) {
-  using T = Tile<128, 16>;
-  attend<T, Columns<T, 128>>(a);
-}
-
-extern "C" __global__ void __launch_bounds__(THREADS, 1) mla_attention_512(const __grid_constant__ MlaArguments a) {
-  using T = Tile<32, 32>;
-  attend<T, Columns<T, 512>>(a);
-}
+ATTENTION(mla_attention_64, 128, 16, 64, true)
+ATTENTION(mla_attention_128, 128, 16, 128, true)
+ATTENTION(mla_attention_512, 32, 32, 512, true)
+ATTENTION(mla_attention_any_64, 128, 16, 64, false)
+ATTENTION(mla_attention_any_128, 128, 16, 128, false)
+ATTENTION(mla_attention_any_512, 32, 32, 512, false)
 
 /* A thread makes one number of a row out of the splits'. */
 extern "C" __global__ void __launch_bounds__(THREADS) mla_attention_merge(const __grid_constant__ MlaArguments a) {

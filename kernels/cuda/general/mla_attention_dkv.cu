@@ -61,7 +61,7 @@ static __device__ __forceinline__ void stage_stats(float *lse, const MlaParams &
 }
 
 /* A block owns T::ROWS keys, CK::COLUMNS columns of dK and CV::COLUMNS of dV, or in decode the same columns of both. */
-template <class T, class CK, class CV, bool IS_DECODE>
+template <class T, class CK, class CV, bool IS_DECODE, bool IS_FAST>
 static __device__ __forceinline__ void key_value_gradient(const MlaArguments &a) {
   constexpr int MOST_COLUMNS = CK::COLUMNS > CV::COLUMNS ? CK::COLUMNS : CV::COLUMNS;
   constexpr int STAGE = MLA_GENERAL_STAGE(T::ROWS, MOST_COLUMNS), WEIGHTS = T::ROWS * WEIGHTS_STRIDE;
@@ -88,18 +88,18 @@ static __device__ __forceinline__ void key_value_gradient(const MlaArguments &a)
   int row = tile.first_row, turn = 0;
   float scale = p.softmax_scale * LOG2_E;
   auto load_scores = [&](int n, float *stage) {
-    stage_rows<T::ROWS, CHUNK, CHUNK_STRIDE>(stage, k, tile.first_key, n * CHUNK);
-    stage_rows<WALK, CHUNK, CHUNK_STRIDE>(stage + T::ROWS * CHUNK_STRIDE, q, row, n * CHUNK);
+    stage_rows<IS_FAST, T::ROWS, CHUNK, CHUNK_STRIDE>(stage, k, tile.first_key, n * CHUNK);
+    stage_rows<IS_FAST, WALK, CHUNK, CHUNK_STRIDE>(stage + T::ROWS * CHUNK_STRIDE, q, row, n * CHUNK);
   };
   auto load_d_p = [&](int n, float *stage) {
-    stage_rows<T::ROWS, CHUNK, CHUNK_STRIDE>(stage, v, tile.first_key, n * CHUNK);
-    stage_rows<WALK, CHUNK, CHUNK_STRIDE>(stage + T::ROWS * CHUNK_STRIDE, d_out, row, n * CHUNK);
+    stage_rows<IS_FAST, T::ROWS, CHUNK, CHUNK_STRIDE>(stage, v, tile.first_key, n * CHUNK);
+    stage_rows<IS_FAST, WALK, CHUNK, CHUNK_STRIDE>(stage + T::ROWS * CHUNK_STRIDE, d_out, row, n * CHUNK);
   };
   auto load_queries = [&](int n, float *stage) {
-    stage_rows<CK::SLICE, CK::COLUMNS, CK::COLUMNS>(stage, q, row + n * CK::SLICE, k_column);
+    stage_rows<IS_FAST, CK::SLICE, CK::COLUMNS, CK::COLUMNS>(stage, q, row + n * CK::SLICE, k_column);
   };
   auto load_d_out = [&](int n, float *stage) {
-    stage_rows<CV::SLICE, CV::COLUMNS, CV::COLUMNS>(stage, d_out, row + n * CV::SLICE, v_column);
+    stage_rows<IS_FAST, CV::SLICE, CV::COLUMNS, CV::COLUMNS>(stage, d_out, row + n * CV::SLICE, v_column);
   };
   if (row < tile.end_row) {
     stages.begin(load_scores);
@@ -172,17 +172,22 @@ static __device__ __forceinline__ void key_value_gradient(const MlaArguments &a)
   }
 }
 
-#define DKV(name, rows, lanes, k_columns, v_columns, is_decode)                                                  \
-  extern "C" __global__ void __launch_bounds__(THREADS, 1) name(const __grid_constant__ MlaArguments a) {        \
-    using T = Tile<rows, lanes>;                                                                                 \
-    key_value_gradient<T, Columns<T, k_columns>, Columns<T, v_columns>, is_decode>(a);                           \
+#define DKV(name, rows, lanes, k_columns, v_columns, is_decode, is_fast)                                   \
+  extern "C" __global__ void __launch_bounds__(THREADS, 1) name(const __grid_constant__ MlaArguments a) {  \
+    using T = Tile<rows, lanes>;                                                                           \
+    key_value_gradient<T, Columns<T, k_columns>, Columns<T, v_columns>, is_decode, is_fast>(a);            \
   }
 
-DKV(mla_attention_dkv_64_64, 128, 16, 64, 64, false)
-DKV(mla_attention_dkv_96_64, 128, 16, 96, 64, false)
-DKV(mla_attention_dkv_128_128, 96, 16, 128, 128, false)
-DKV(mla_attention_dkv_192_128, 96, 16, 192, 128, false)
-DKV(mla_decode_dkv_576, 32, 32, 576, 576, true)
+DKV(mla_attention_dkv_64_64, 128, 16, 64, 64, false, true)
+DKV(mla_attention_dkv_96_64, 128, 16, 96, 64, false, true)
+DKV(mla_attention_dkv_128_128, 96, 16, 128, 128, false, true)
+DKV(mla_attention_dkv_192_128, 96, 16, 192, 128, false, true)
+DKV(mla_decode_dkv_576, 32, 32, 576, 576, true, true)
+DKV(mla_attention_dkv_any_64_64, 128, 16, 64, 64, false, false)
+DKV(mla_attention_dkv_any_96_64, 128, 16, 96, 64, false, false)
+DKV(mla_attention_dkv_any_128_128, 96, 16, 128, 128, false, false)
+DKV(mla_attention_dkv_any_192_128, 96, 16, 192, 128, false, false)
+DKV(mla_decode_dkv_any_576, 32, 32, 576, 576, true, false)
 
 /* A thread adds up one number of all heads. */
 extern "C" __global__ void __launch_bounds__(THREADS) mla_attention_dkv_rope(const __grid_constant__ MlaArguments a) {

@@ -5,7 +5,7 @@
 #include "results.cuh"
 
 /* A block owns T::ROWS rows of queries and C::COLUMNS columns of their gradient. */
-template <class T, class C>
+template <class T, class C, bool IS_FAST>
 static __device__ __forceinline__ void query_gradient(const MlaArguments &a) {
   constexpr int STAGE = MLA_GENERAL_STAGE(T::ROWS, C::COLUMNS), WEIGHTS = T::ROWS * WEIGHTS_STRIDE;
   extern __shared__ float4 shared[];
@@ -22,8 +22,9 @@ static __device__ __forceinline__ void query_gradient(const MlaArguments &a) {
   Operand v = value_operand(p, tile.batch, tile.kv_head, tile.kv_length);
   for (int row = threadIdx.x; row < T::ROWS; row += THREADS) {
     ranges[row] = tile.keys_of(p, row);
-    lse[row] = tile.exists(row) ? p.lse[tile.stat(p, row)] * LOG2_E : 0;
-    delta[row] = tile.exists(row) ? p.delta[tile.stat(p, row)] : 0;
+    bool exists = tile.first_row + row < q.rows; /* within the length: delta is anything past it */
+    lse[row] = exists ? p.lse[tile.stat(p, row)] * LOG2_E : 0;
+    delta[row] = exists ? p.delta[tile.stat(p, row)] : 0;
   }
 
   float sums[T::THREAD_ROWS][C::COUNT];
@@ -32,15 +33,15 @@ static __device__ __forceinline__ void query_gradient(const MlaArguments &a) {
   int key = tile.first_key;
   float scale = p.softmax_scale * LOG2_E;
   auto load_scores = [&](int n, float *stage) {
-    stage_rows<T::ROWS, CHUNK, CHUNK_STRIDE>(stage, q, tile.first_row, n * CHUNK);
-    stage_rows<WALK, CHUNK, CHUNK_STRIDE>(stage + T::ROWS * CHUNK_STRIDE, k, key, n * CHUNK);
+    stage_rows<IS_FAST, T::ROWS, CHUNK, CHUNK_STRIDE>(stage, q, tile.first_row, n * CHUNK);
+    stage_rows<IS_FAST, WALK, CHUNK, CHUNK_STRIDE>(stage + T::ROWS * CHUNK_STRIDE, k, key, n * CHUNK);
   };
   auto load_d_p = [&](int n, float *stage) {
-    stage_rows<T::ROWS, CHUNK, CHUNK_STRIDE>(stage, d_out, tile.first_row, n * CHUNK);
-    stage_rows<WALK, CHUNK, CHUNK_STRIDE>(stage + T::ROWS * CHUNK_STRIDE, v, key, n * CHUNK);
+    stage_rows<IS_FAST, T::ROWS, CHUNK, CHUNK_STRIDE>(stage, d_out, tile.first_row, n * CHUNK);
+    stage_rows<IS_FAST, WALK, CHUNK, CHUNK_STRIDE>(stage + T::ROWS * CHUNK_STRIDE, v, key, n * CHUNK);
   };
   auto load_keys = [&](int n, float *stage) {
-    stage_rows<C::SLICE, C::COLUMNS, C::COLUMNS>(stage, k, key + n * C::SLICE, tile.first_column);
+    stage_rows<IS_FAST, C::SLICE, C::COLUMNS, C::COLUMNS>(stage, k, key + n * C::SLICE, tile.first_column);
   };
   if (key < tile.end_key) stages.begin(load_scores);
   while (key < tile.end_key) {
@@ -102,18 +103,22 @@ static __device__ __forceinline__ void query_gradient(const MlaArguments &a) {
   }
 }
 
-#define DQ(rows, lanes, columns)                                                                     \
-  extern "C" __global__ void __launch_bounds__(THREADS, 1)                                           \
-      mla_attention_dq_##columns(const __grid_constant__ MlaArguments a) {                           \
-    using T = Tile<rows, lanes>;                                                                     \
-    query_gradient<T, Columns<T, columns>>(a);                                                       \
+#define DQ(name, rows, lanes, columns, is_fast)                                                           \
+  extern "C" __global__ void __launch_bounds__(THREADS, 1) name(const __grid_constant__ MlaArguments a) { \
+    using T = Tile<rows, lanes>;                                                                          \
+    query_gradient<T, Columns<T, columns>, is_fast>(a);                                                   \
   }
 
-DQ(128, 16, 64)
-DQ(128, 16, 96)
-DQ(128, 16, 128)
-DQ(128, 16, 192)
-DQ(32, 32, 576)
+DQ(mla_attention_dq_64, 128, 16, 64, true)
+DQ(mla_attention_dq_96, 128, 16, 96, true)
+DQ(mla_attention_dq_128, 128, 16, 128, true)
+DQ(mla_attention_dq_192, 128, 16, 192, true)
+DQ(mla_attention_dq_576, 32, 32, 576, true)
+DQ(mla_attention_dq_any_64, 128, 16, 64, false)
+DQ(mla_attention_dq_any_96, 128, 16, 96, false)
+DQ(mla_attention_dq_any_128, 128, 16, 128, false)
+DQ(mla_attention_dq_any_192, 128, 16, 192, false)
+DQ(mla_attention_dq_any_576, 32, 32, 576, false)
 
 /* A thread adds up one number of all splits. */
 extern "C" __global__ void __launch_bounds__(THREADS) mla_attention_dq_sum(const __grid_constant__ MlaArguments a) {

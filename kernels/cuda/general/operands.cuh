@@ -1,5 +1,8 @@
 /* The operands of products: rows in memory, of any type, that become float32 in shared memory. Rows and columns that do not
-   exist, or lie past a length, become zeros and are not read. */
+   exist, or lie past a length, become zeros and are not read.
+
+   IS_FAST says that tensors are float32, that dn, dr and dv are whole chunks, and that starts and strides allow 16 bytes
+   at once (is_fast of plan.c). */
 #ifndef MLA_GENERAL_OPERANDS_CUH
 #define MLA_GENERAL_OPERANDS_CUH
 
@@ -16,14 +19,21 @@ struct Operand {
   int64_t nope_start, rope_start; /* of the batch entry and the first head */
   int dn, depth;
   int group, rows;
+  uint32_t reciprocal; /* of the group, times 2^32, rounded up */
   MlaType type;
   bool is_aligned;
+
+  __device__ __forceinline__ int position(int row) const {
+    if (group == 1) return row;
+    int quotient = __umulhi(row, reciprocal); /* or one more */
+    return quotient * group > row ? quotient - 1 : quotient;
+  }
 };
 
 static __device__ __forceinline__ Operand operand(const MlaRows &nope, int dn, const MlaRows &rope, int dr, int batch,
                                                   int head, int group, int rows, MlaType type) {
   return {nope, rope, batch * nope.batch + head * nope.head, dr ? batch * rope.batch + head * rope.head : 0, dn, dn + dr,
-          group, rows, type, is_aligned(nope, type, dn) && (dr == 0 || is_aligned(rope, type, dr))};
+          group, rows, group > 1 ? (uint32_t)(0xffffffffu / group + 1) : 0, type, is_aligned(nope, type, dn) && (dr == 0 || is_aligned(rope, type, dr))};
 }
 
 static __device__ __forceinline__ Operand query_operand(const MlaParams &p, int batch, int kv_head, int q_length) {
@@ -55,8 +65,7 @@ static __device__ __forceinline__ void wait_for_copies() { asm volatile("cp.asyn
 /* COUNT columns of a row, all of the same tensor. */
 template <int COUNT>
 static __device__ __forceinline__ void stage_columns(float *to, const Operand &o, int row, int column) {
-  int position = row, head = 0;
-  if (o.group > 1) position = row / o.group, head = row % o.group;
+  int position = o.position(row), head = row - position * o.group;
   bool is_rope = column >= o.dn, exists = row < o.rows && column < o.depth;
   int64_t at = is_rope ? o.rope_start + position * o.rope.position + head * o.rope.head + column - o.dn
                        : o.nope_start + position * o.nope.position + head * o.nope.head + column;
@@ -72,20 +81,41 @@ static __device__ __forceinline__ void stage_columns(float *to, const Operand &o
   }
 }
 
+/* Four columns of a row. The tensor's start and strides are the same for a whole chunk of columns, and strides fit an int. */
+template <bool IS_CHUNK>
+static __device__ __forceinline__ void stage_fast(float *to, const Operand &o, int row, int first_column, int column) {
+  bool is_rope = (IS_CHUNK ? first_column : first_column + column) >= o.dn;
+  const float *start = is_rope ? (const float *)o.rope.start + o.rope_start - o.dn
+                               : (const float *)o.nope.start + o.nope_start;
+  int position = o.position(row);
+  start += (int64_t)position * (int)(is_rope ? o.rope.position : o.nope.position);
+  if (o.group > 1) start += (int64_t)(row - position * o.group) * (int)(is_rope ? o.rope.head : o.nope.head);
+  bool exists = row < o.rows && (IS_CHUNK || first_column + column < o.depth);
+  copy_floats<4>(to, start + first_column + column, exists);
+}
+
 /* to[ROWS][STRIDE] = COLUMNS columns of ROWS rows. */
-template <int ROWS, int COLUMNS, int STRIDE>
+template <bool IS_FAST, int ROWS, int COLUMNS, int STRIDE>
 static __device__ __forceinline__ void stage_rows(float *to, const Operand &o, int first_row, int first_column) {
-  constexpr int FOURS = COLUMNS / 4;
+  constexpr int FOURS = COLUMNS / 4, COUNT = ROWS * FOURS;
+  if constexpr (IS_FAST) {
 #pragma unroll
-  for (int n = 0; n < (ROWS * FOURS + THREADS - 1) / THREADS; n++) {
-    int four = threadIdx.x + n * THREADS, row = four / FOURS, column = four % FOURS * 4;
-    if (ROWS * FOURS % THREADS != 0 && row >= ROWS) break;
-    float *at = to + row * STRIDE + column;
-    if (o.is_aligned) {
-      stage_columns<4>(at, o, first_row + row, first_column + column);
-    } else {
-#pragma unroll 1
-      for (int e = 0; e < 4; e++) stage_columns<1>(at + e, o, first_row + row, first_column + column + e);
+    for (int n = 0; n < COUNT; n += THREADS) {
+      int four = n + threadIdx.x, row = four / FOURS, column = four % FOURS * 4;
+      if (COUNT % THREADS == 0 || four < COUNT)
+        stage_fast<COLUMNS == CHUNK>(to + row * STRIDE + column, o, first_row + row, first_column, column);
+    }
+  } else if (o.is_aligned) {
+#pragma unroll 2
+    for (int four = threadIdx.x; four < COUNT; four += THREADS) {
+      int row = four / FOURS, column = four % FOURS * 4;
+      stage_columns<4>(to + row * STRIDE + column, o, first_row + row, first_column + column);
+    }
+  } else {
+#pragma unroll 2
+    for (int n = threadIdx.x; n < ROWS * COLUMNS; n += THREADS) {
+      int row = n / COLUMNS, column = n % COLUMNS;
+      stage_columns<1>(to + row * STRIDE + column, o, first_row + row, first_column + column);
     }
   }
 }

@@ -2,37 +2,55 @@
 #include "../families.h"
 #include "tiles.h"
 
-/* A kernel whose blocks own `rows` rows and `columns` columns of their result; `shared_columns` sizes the stages. */
+/* Kernels whose blocks own `rows` rows and `columns` columns of their result: for calls that are fast, and for any. */
 typedef struct {
-  const char *function;
+  const char *fast, *any;
   int rows, columns, shared_bytes;
 } Tiling;
 
-#define TILING(function, rows, columns) \
-  { function, rows, columns, MLA_GENERAL_SHARED_BYTES(rows, columns) }
+#define TILING(fast, any, rows, columns) \
+  { fast, any, rows, columns, MLA_GENERAL_SHARED_BYTES(rows, columns) }
 #define COUNT(array) (sizeof(array) / sizeof *(array))
 
 static const Tiling forward_tilings[] = {
-    TILING("mla_attention_64", 128, 64),
-    TILING("mla_attention_128", 128, 128),
-    TILING("mla_attention_512", 32, 512),
+    TILING("mla_attention_64", "mla_attention_any_64", 128, 64),
+    TILING("mla_attention_128", "mla_attention_any_128", 128, 128),
+    TILING("mla_attention_512", "mla_attention_any_512", 32, 512),
 };
 
 static const Tiling dq_tilings[] = {
-    TILING("mla_attention_dq_64", 128, 64),   TILING("mla_attention_dq_96", 128, 96),
-    TILING("mla_attention_dq_128", 128, 128), TILING("mla_attention_dq_192", 128, 192),
-    TILING("mla_attention_dq_576", 32, 576),
+    TILING("mla_attention_dq_64", "mla_attention_dq_any_64", 128, 64),
+    TILING("mla_attention_dq_96", "mla_attention_dq_any_96", 128, 96),
+    TILING("mla_attention_dq_128", "mla_attention_dq_any_128", 128, 128),
+    TILING("mla_attention_dq_192", "mla_attention_dq_any_192", 128, 192),
+    TILING("mla_attention_dq_576", "mla_attention_dq_any_576", 32, 576),
 };
 
 /* Columns of keys, beside those of values. */
 static const Tiling dkv_tilings[] = {
-    TILING("mla_attention_dkv_64_64", 128, 64),
-    TILING("mla_attention_dkv_96_64", 128, 96),
-    TILING("mla_attention_dkv_128_128", 96, 128),
-    TILING("mla_attention_dkv_192_128", 96, 192),
+    TILING("mla_attention_dkv_64_64", "mla_attention_dkv_any_64_64", 128, 64),
+    TILING("mla_attention_dkv_96_64", "mla_attention_dkv_any_96_64", 128, 96),
+    TILING("mla_attention_dkv_128_128", "mla_attention_dkv_any_128_128", 96, 128),
+    TILING("mla_attention_dkv_192_128", "mla_attention_dkv_any_192_128", 96, 192),
 };
 static const int dkv_value_columns[] = {64, 64, 128, 128};
-static const Tiling decode_dkv_tiling = TILING("mla_decode_dkv_576", 32, 576);
+static const Tiling decode_dkv_tiling = TILING("mla_decode_dkv_576", "mla_decode_dkv_any_576", 32, 576);
+
+/* Four columns are 16 bytes, and offsets of rows and heads fit where the kernels compute them. */
+static int is_fast_tensor(const MlaRows *rows) {
+  int64_t strides = rows->batch | rows->position | rows->head;
+  return (uintptr_t)rows->start % 16 == 0 && strides % 4 == 0 && rows->position <= INT32_MAX && rows->head <= INT32_MAX;
+}
+
+/* What operands.cuh asks of a fast call. */
+static int is_fast(const MlaParams *p) {
+  const MlaRows *tensors[] = {&p->q, &p->k, &p->v, &p->d_out, &p->q_rope, &p->k_rope};
+  int count = p->dr ? 6 : 4;
+  if (p->type != MLA_FLOAT32 || (p->dn | p->dr | p->dv) % MLA_GENERAL_CHUNK != 0) return 0;
+  for (int n = 0; n < count; n++)
+    if (!is_fast_tensor(tensors[n])) return 0;
+  return 1;
+}
 
 static int64_t tiles_of(int64_t count, int size) { return (count + size - 1) / size; }
 
@@ -44,6 +62,12 @@ static MlaLaunch *launch(MlaPlan *plan, const char *module, const char *function
   added->grid[0] = (unsigned)blocks;
   added->threads = MLA_GENERAL_THREADS;
   return added;
+}
+
+static void launch_tiles(MlaPlan *plan, const char *module, const Tiling *tiling, int64_t blocks,
+                         const MlaArguments *arguments) {
+  const char *function = is_fast(&arguments->params) ? tiling->fast : tiling->any;
+  launch(plan, module, function, blocks, arguments)->shared_bytes = (unsigned)tiling->shared_bytes;
 }
 
 /* One thread for each of `count` numbers. */
@@ -74,8 +98,7 @@ static int plan_query_tiles(const MlaDevice *device, MlaPlan *plan, const char *
     arguments->partial_out = mla_take(plan, workspace, rows * (size_t)columns * sizeof(float));
     arguments->partial_lse = mla_take(plan, workspace, rows * sizeof(float));
   }
-  launch(plan, module, tiling->function, blocks * arguments->splits, arguments)->shared_bytes =
-      (unsigned)tiling->shared_bytes;
+  launch_tiles(plan, module, tiling, blocks * arguments->splits, arguments);
   return arguments->splits > 1;
 }
 
@@ -110,7 +133,7 @@ static void plan_dkv(MlaPlan *plan, void *workspace, MlaArguments *arguments) {
   if (is_summed)
     arguments->partial_out = mla_take(plan, workspace, (size_t)p->hkv * (size_t)ropes * sizeof(float));
   int64_t blocks = tiles_of(p->skv, tiling->rows) * p->batch * p->hkv * (k_parts > v_parts ? k_parts : v_parts);
-  launch(plan, module, tiling->function, blocks, arguments)->shared_bytes = (unsigned)tiling->shared_bytes;
+  launch_tiles(plan, module, tiling, blocks, arguments);
   if (is_summed) launch_numbers(plan, module, "mla_attention_dkv_rope", ropes, arguments);
 }
 
