@@ -22,6 +22,7 @@ typedef struct {
   _Alignas(64) uint64_t opaque[16];
 } CuTensorMap;
 
+enum { STREAM_NON_BLOCKING = 1 };                                       /* CUstream_flags */
 enum { MAX_DYNAMIC_SHARED_BYTES = 8 };                                  /* CUfunction_attribute */
 enum { MULTIPROCESSORS = 16, CAPABILITY_MAJOR = 75, CAPABILITY_MINOR }; /* CUdevice_attribute */
 enum { MAP_FLOAT16 = 6, MAP_FLOAT32 = 7, MAP_BFLOAT16 = 9 };            /* CUtensorMapDataType */
@@ -29,11 +30,19 @@ enum { NO_INTERLEAVE, ZERO_FILL = 0, L2_PROMOTION_128_BYTES = 2 };
 
 /* F(name, arguments): the names of the library, with the version's suffix where there is one */
 #define CU_FUNCTIONS(F)                                                                                                \
+  F(cuInit, (unsigned))                                                                                                \
   F(cuGetErrorString, (CuResult, const char **))                                                                       \
   F(cuDriverGetVersion, (int *))                                                                                       \
   F(cuCtxGetCurrent, (CuContext *))                                                                                    \
   F(cuCtxGetDevice, (CuDevice *))                                                                                      \
+  F(cuCtxSynchronize, (void))                                                                                          \
+  F(cuDeviceGet, (CuDevice *, int))                                                                                    \
+  F(cuDeviceGetName, (char *, int, CuDevice))                                                                          \
   F(cuDeviceGetAttribute, (int *, int, CuDevice))                                                                      \
+  F(cuStreamCreate, (MlaStream *, unsigned))                                                                           \
+  F(cuStreamGetCtx, (MlaStream, CuContext *))                                                                          \
+  F(cuMemcpyDtoDAsync_v2, (uintptr_t, uintptr_t, size_t, MlaStream))                                                   \
+  F(cuLaunchHostFunc, (MlaStream, void (*)(void *), void *))                                                           \
   F(cuModuleLoadData, (CuModule *, const void *))                                                                      \
   F(cuModuleGetFunction, (CuFunction *, CuModule, const char *))                                                       \
   F(cuFuncSetAttribute, (CuFunction, int, int))                                                                        \
@@ -94,15 +103,20 @@ static const char *attribute(int which, CuDevice device, int *value) {
   return failure(cu.cuDeviceGetAttribute(value, which, device), "cuDeviceGetAttribute", NULL);
 }
 
+static const char *capability_of(CuDevice device, int *capability) {
+  int major, minor;
+  const char *error = attribute(CAPABILITY_MAJOR, device, &major);
+  if (!error) error = attribute(CAPABILITY_MINOR, device, &minor);
+  if (!error) *capability = 10 * major + minor;
+  return error;
+}
+
 const char *mla_cuda_device(MlaDevice *device) {
   CuDevice which;
-  int major, minor;
   const char *error = mla_cuda_open();
   if (!error) error = failure(cu.cuCtxGetDevice(&which), "cuCtxGetDevice", NULL);
-  if (!error) error = attribute(CAPABILITY_MAJOR, which, &major);
-  if (!error) error = attribute(CAPABILITY_MINOR, which, &minor);
+  if (!error) error = capability_of(which, &device->capability);
   if (!error) error = attribute(MULTIPROCESSORS, which, &device->multiprocessors);
-  if (!error) device->capability = 10 * major + minor;
   return error;
 }
 
@@ -134,8 +148,9 @@ static const MlaModule *source_of(const char *name) {
   return NULL;
 }
 
+enum { NEWER_DRIVER = 13000 };
+
 static const char *image_of(const MlaModule *source, const void **image) {
-  enum { NEWER_DRIVER = 13000 };
   *image = driver_version >= NEWER_DRIVER ? source->start : source->older_start;
   if (*image) return NULL;
   return FAIL("CUDA: %s was built for drivers of CUDA 13 and newer (580), this one is of CUDA %d.%d", source->name,
@@ -239,4 +254,43 @@ const char *mla_cuda_run(const MlaPlan *plan, MlaStream stream) {
   const char *error = mla_cuda_open();
   for (int i = 0; i < plan->count && !error; i++) error = run_launch(&plan->launches[i], stream);
   return error;
+}
+
+/* ---- for the host ---- */
+
+const char *mla_cuda_report(MlaCudaReport *report) {
+  CuDevice first;
+  const void *image;
+  const char *error = mla_cuda_open();
+  if (!error && !mla_modules[0].name) error = "CUDA: this build has no kernels for GPUs";
+  if (!error) error = failure(cu.cuInit(0), "cuInit", NULL);
+  if (!error) error = failure(cu.cuDeviceGet(&first, 0), "cuDeviceGet", NULL);
+  if (!error) error = failure(cu.cuDeviceGetName(report->device, sizeof report->device, first), "cuDeviceGetName", NULL);
+  if (!error) error = capability_of(first, &report->capability);
+  if (!error) error = image_of(&mla_modules[0], &image);
+  report->driver_version = driver_version;
+  report->images = driver_version >= NEWER_DRIVER ? 13 : 12;
+  return error;
+}
+
+const char *mla_cuda_copy(void *to, const void *from, size_t bytes, MlaStream stream) {
+  CuResult result = cu.cuMemcpyDtoDAsync_v2((uintptr_t)to, (uintptr_t)from, bytes, stream);
+  return failure(result, "cuMemcpyDtoDAsync", NULL);
+}
+
+const char *mla_cuda_check_stream(MlaStream stream) {
+  CuContext of_stream = NULL, current = NULL;
+  const char *error = failure(cu.cuStreamGetCtx(stream, &of_stream), "cuStreamGetCtx", NULL);
+  if (!error) error = failure(cu.cuCtxGetCurrent(&current), "cuCtxGetCurrent", NULL);
+  return error || of_stream == current ? error : "CUDA: the stream is of another context";
+}
+
+const char *mla_cuda_synchronize(void) { return failure(cu.cuCtxSynchronize(), "cuCtxSynchronize", NULL); }
+
+const char *mla_cuda_new_stream(MlaStream *stream) {
+  return failure(cu.cuStreamCreate(stream, STREAM_NON_BLOCKING), "cuStreamCreate", NULL);
+}
+
+const char *mla_cuda_call(MlaStream stream, void (*function)(void *), void *argument) {
+  return failure(cu.cuLaunchHostFunc(stream, function, argument), "cuLaunchHostFunc", NULL);
 }
