@@ -21,7 +21,7 @@ struct KeyTile {
     return row < seeing_all.lo || row + WALK > seeing_all.hi;
   }
   __device__ __forceinline__ Range rows_of(const MlaParams &p, int key) const {
-    Range rows = seeing_rows(p, first_key + key, q_length, kv_length);
+    Range rows = Visibility(p, q_length, kv_length).queries_of(first_key + key);
     return {min(rows.lo, q_length) * group, max(rows.hi, 0) * group};
   }
 };
@@ -38,8 +38,8 @@ static __device__ __forceinline__ KeyTile key_tile(const MlaParams &p, int parts
   t.group = p.hq / p.hkv;
   t.keys = p.skv;
   t.first_key = unit / pairs * KEYS;
-  t.q_length = length_of(p.q_lengths, t.batch, p.sq);
-  t.kv_length = length_of(p.kv_lengths, t.batch, p.skv);
+  t.q_length = clamp_length(p.q_lengths, t.batch, p.sq);
+  t.kv_length = clamp_length(p.kv_lengths, t.batch, p.skv);
 
   int last_key = min(t.first_key + KEYS, t.kv_length) - 1;
   Range first = t.rows_of(p, 0), last = t.rows_of(p, max(last_key - t.first_key, 0));

@@ -23,7 +23,7 @@ struct QueryTile {
     return key < seen_by_all.lo || key + WALK > seen_by_all.hi;
   }
   __device__ __forceinline__ Range keys_of(const MlaParams &p, int row) const {
-    return exists(row) ? visible_keys(p, position(row), q_length, kv_length) : Range{0, 0};
+    return exists(row) ? Visibility(p, q_length, kv_length).keys_of(position(row)) : Range{0, 0};
   }
   /* Where the numbers of a row stand in [batch, hq, sq]. */
   __device__ __forceinline__ int64_t stat(const MlaParams &p, int row) const {
@@ -47,8 +47,8 @@ static __device__ __forceinline__ QueryTile query_tile(const MlaArguments &a, in
   t.group = p.hq / p.hkv;
   t.rows = p.sq * t.group;
   t.first_row = ((t.rows + ROWS - 1) / ROWS - 1 - unit / pairs) * ROWS;
-  t.q_length = length_of(p.q_lengths, t.batch, p.sq);
-  t.kv_length = length_of(p.kv_lengths, t.batch, p.skv);
+  t.q_length = clamp_length(p.q_lengths, t.batch, p.sq);
+  t.kv_length = clamp_length(p.kv_lengths, t.batch, p.skv);
 
   int last_row = min(t.first_row + ROWS, t.q_length * t.group) - 1;
   Range first = t.keys_of(p, 0), last = t.keys_of(p, max(last_row - t.first_row, 0));
