@@ -7,8 +7,10 @@
 Tolerance tolerance_of(const Numbers &numbers, double largest_score) {
   constexpr Bounds float32 = {1e-5, 4e-5};
   double u = numbers.roundoff;
-  if (numbers.type == MLA_FLOAT32 && numbers.precision == MLA_AS_FLOAT32)
-    return {float32, float32, {2e-5, 8e-5}, 1e-5};
+  if (numbers.type == MLA_FLOAT32 && numbers.precision == MLA_AS_FLOAT32) {
+    double more = std::max(1.0, largest_score / 8);
+    return {{1e-5 * more, 4e-5 * more}, float32, {2e-5 * more, 8e-5 * more}, 1e-5};
+  }
   bool is_rounded = numbers.type == MLA_FLOAT32;
   double scores = is_rounded ? largest_score : 0;
   double out = (4 + scores) * u, gradient = (8 + 2 * scores) * u;

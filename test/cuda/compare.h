@@ -15,7 +15,8 @@ struct Bounds {
  * out: 4 times the norm's bound, relative to the largest element.
  * float32 tensors that are multiplied as a narrower format have rounded q and k too: scores are off by u times their
  * size, weights by as much relative to themselves.
- * float32 as float32: 1e-5, for gradients 2e-5, some twenty times what plain float32 is off.
+ * float32 as float32: 1e-5, for gradients 2e-5, some twenty times what plain float32 is off where scores are below 8;
+ * beyond, more in proportion, since a score is off by its size times a roundoff.
  * What is exactly 0 in the reference (nothing is seen) must be 0.
  * delta: float32 sums of exact products, 1e-5. lse: 1e-5 absolute, relative beyond 1; as above where q and k are rounded.
  */
