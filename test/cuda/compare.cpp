@@ -25,14 +25,15 @@ std::string text_of(const char *format, auto... values) {
   return text;
 }
 
-// Calls work(got, expected, element of `got`) on all pairs.
+// Calls work(got, expected, element of `got`, b, position) on all pairs.
 template <class Work> void for_pairs(const Values &got, const Expected &expected, Work work) {
   for (int b = 0; b < expected.batch; b++)
     for (int h = 0; h < expected.heads; h++)
       for (size_t place = 0; place < expected.positions.size(); place++) {
         size_t first = got.index(b, h, expected.positions[place]);
         const double *from = expected.at(b, h, place);
-        for (int d = 0; d < expected.depth; d++) work(got.data[first + d], from[d], first + d);
+        for (int d = 0; d < expected.depth; d++)
+          work(got.data[first + d], from[d], first + d, b, expected.positions[place]);
       }
 }
 
@@ -42,13 +43,13 @@ std::string place_of(const Values &got, size_t element, double value, double exp
 
 } // namespace
 
-Comparison compare(const Values &got, const Expected &expected, Bounds bounds, MlaType type) {
+Comparison compare(const Values &got, const Expected &expected, Bounds bounds, MlaType type, const IsBlind &is_blind) {
   double square = 0, off_square = 0, largest = 0, worst = -1;
   size_t count = 0, worst_element = 0;
   double worst_got = 0, worst_expected = 0;
-  for_pairs(got, expected, [&](double value, double right, size_t element) {
+  for_pairs(got, expected, [&](double value, double right, size_t element, int b, int position) {
     double off = std::fabs(value - right);
-    if (std::isnan(off) || (right == 0 && value != 0)) off = INFINITY;
+    if (std::isnan(off) || (right == 0 && value != 0 && is_blind(b, position))) off = INFINITY;
     square += right * right;
     off_square += off * off;
     largest = std::max(largest, std::fabs(right));
@@ -75,7 +76,7 @@ Comparison compare(const Values &got, const Expected &expected, Bounds bounds, M
 Comparison compare_lse(const Values &got, const Expected &expected, double bound) {
   double worst = -1, worst_got = 0, worst_expected = 0;
   size_t worst_element = 0;
-  for_pairs(got, expected, [&](double value, double right, size_t element) {
+  for_pairs(got, expected, [&](double value, double right, size_t element, int, int) {
     double off = value == right ? 0 : std::fabs(value - right) / std::max(1.0, std::fabs(right));
     if (std::isnan(off) || std::isinf(right)) off = value == right ? 0 : INFINITY;
     if (off <= worst) return;
