@@ -7,8 +7,10 @@
 Tolerance tolerance_of(const Numbers &numbers, double largest_score) {
   constexpr Bounds float32 = {1e-5, 4e-5};
   double u = numbers.roundoff;
-  if (numbers.type == MLA_FLOAT32 && numbers.precision == MLA_AS_FLOAT32)
-    return {float32, float32, {2e-5, 8e-5}, 1e-5};
+  if (numbers.type == MLA_FLOAT32 && numbers.precision == MLA_AS_FLOAT32) {
+    double more = std::max(1.0, largest_score / 8);
+    return {{1e-5 * more, 4e-5 * more}, float32, {2e-5 * more, 8e-5 * more}, 1e-5};
+  }
   bool is_rounded = numbers.type == MLA_FLOAT32;
   double scores = is_rounded ? largest_score : 0;
   double out = (4 + scores) * u, gradient = (8 + 2 * scores) * u;
@@ -23,14 +25,15 @@ std::string text_of(const char *format, auto... values) {
   return text;
 }
 
-// Calls work(got, expected, element of `got`) on all pairs.
+// Calls work(got, expected, element of `got`, b, position) on all pairs.
 template <class Work> void for_pairs(const Values &got, const Expected &expected, Work work) {
   for (int b = 0; b < expected.batch; b++)
     for (int h = 0; h < expected.heads; h++)
       for (size_t place = 0; place < expected.positions.size(); place++) {
         size_t first = got.index(b, h, expected.positions[place]);
         const double *from = expected.at(b, h, place);
-        for (int d = 0; d < expected.depth; d++) work(got.data[first + d], from[d], first + d);
+        for (int d = 0; d < expected.depth; d++)
+          work(got.data[first + d], from[d], first + d, b, expected.positions[place]);
       }
 }
 
@@ -40,13 +43,13 @@ std::string place_of(const Values &got, size_t element, double value, double exp
 
 } // namespace
 
-Comparison compare(const Values &got, const Expected &expected, Bounds bounds, MlaType type) {
+Comparison compare(const Values &got, const Expected &expected, Bounds bounds, MlaType type, const IsBlind &is_blind) {
   double square = 0, off_square = 0, largest = 0, worst = -1;
   size_t count = 0, worst_element = 0;
   double worst_got = 0, worst_expected = 0;
-  for_pairs(got, expected, [&](double value, double right, size_t element) {
+  for_pairs(got, expected, [&](double value, double right, size_t element, int b, int position) {
     double off = std::fabs(value - right);
-    if (std::isnan(off) || (right == 0 && value != 0)) off = INFINITY;
+    if (std::isnan(off) || (right == 0 && value != 0 && is_blind(b, position))) off = INFINITY;
     square += right * right;
     off_square += off * off;
     largest = std::max(largest, std::fabs(right));
@@ -73,7 +76,7 @@ Comparison compare(const Values &got, const Expected &expected, Bounds bounds, M
 Comparison compare_lse(const Values &got, const Expected &expected, double bound) {
   double worst = -1, worst_got = 0, worst_expected = 0;
   size_t worst_element = 0;
-  for_pairs(got, expected, [&](double value, double right, size_t element) {
+  for_pairs(got, expected, [&](double value, double right, size_t element, int, int) {
     double off = value == right ? 0 : std::fabs(value - right) / std::max(1.0, std::fabs(right));
     if (std::isnan(off) || std::isinf(right)) off = value == right ? 0 : INFINITY;
     if (off <= worst) return;

@@ -200,8 +200,7 @@ private:
       if (!std::strcmp(*argument, "--resume-at") || !std::strcmp(*argument, "--failures")) argument++;
       else texts.push_back(*argument);
     }
-    for (std::string text : {std::string("--resume-at"), std::to_string(step), std::string("--failures"), std::to_string(failures)})
-      texts.push_back(text);
+    texts.insert(texts.end(), {"--resume-at", std::to_string(step), "--failures", std::to_string(failures)});
     std::vector<char *> again;
     for (std::string &text : texts) again.push_back(text.data());
     again.push_back(nullptr);

@@ -68,7 +68,8 @@ double CaseRun::largest_score() {
 // From the reference; where that would take too long from our own kernels, and without these of the right size at least.
 const Given &CaseRun::givens(const Numbers &numbers) {
   if (given) return *given;
-  Given made = {filled("out", c, c.dv, 0.1f), filled("lse", c, 1, std::log(float(c.keys() + 1))), filled("delta", c, 1, 0)};
+  Given made = {filled("out", c, c.dv, 0.1f), filled("lse", c, 1, std::log(float(c.keys() + 1))),
+                filled("delta", c, 1, 0)};
   MlaPlan plan;
   if (is_whole) {
     Values exact = as_values(forward_expected().out); // as float32
@@ -95,9 +96,12 @@ const Given &CaseRun::givens(const Numbers &numbers) {
 std::vector<Comparison> CaseRun::compare_all(MlaKernel kernel, const Numbers &numbers, std::vector<Values> &got) {
   Tolerance tolerance = tolerance_of(numbers, largest_score());
   MlaType type = problem.type;
+  auto is_empty = [](Case::Range range) { return range.hi == range.lo; };
+  auto is_blind = [&](int b, int row) { return is_empty(c.visible_keys(b, row)); };
+  auto is_unseen = [&](int b, int key) { return is_empty(c.seeing_rows(b, key)); };
   switch (kernel) {
     case MLA_FORWARD:
-      return {compare(got[0], forward_expected().out, tolerance.out, type),
+      return {compare(got[0], forward_expected().out, tolerance.out, type, is_blind),
               compare_lse(got[1], forward_expected().lse, tolerance.lse)};
     case MLA_DELTA: {
       Expected expected = delta_reference(problem, givens(numbers).out, rows);
@@ -105,19 +109,22 @@ std::vector<Comparison> CaseRun::compare_all(MlaKernel kernel, const Numbers &nu
         for (int h = 0; h < c.hq; h++)
           for (size_t i = 0; i < rows.size(); i++)
             if (rows[i] >= c.q_length(b)) *got[0].row(b, h, rows[i]) = 0, *expected.at(b, h, i) = 0;
-      return {compare(got[0], expected, tolerance.delta, MLA_FLOAT32)};
+      return {compare(got[0], expected, tolerance.delta, MLA_FLOAT32, is_blind)};
     }
     case MLA_DQ: {
       DqExpected expected = dq_reference(problem, givens(numbers).lse, givens(numbers).delta, rows);
       Values rope = c.is_decode ? got[1] : columns_of(got[0], c.dn, c.dr);
-      return {compare(columns_of(got[0], 0, c.dn), expected.d_q, tolerance.gradient, type),
-              compare(rope, expected.d_q_rope, tolerance.gradient, type)};
+      return {compare(columns_of(got[0], 0, c.dn), expected.d_q, tolerance.gradient, type, is_blind),
+              compare(rope, expected.d_q_rope, tolerance.gradient, type, is_blind)};
     }
     case MLA_DKV: {
       DkvExpected expected = dkv_reference(problem, givens(numbers).lse, givens(numbers).delta, keys);
-      std::vector<Comparison> comparisons = {compare(got[0], expected.d_k, tolerance.gradient, type)};
-      if (!c.is_decode) comparisons.push_back(compare(got[1], expected.d_v, tolerance.gradient, type));
-      if (c.dr) comparisons.push_back(compare(got.back(), expected.d_k_rope, tolerance.gradient, type));
+      auto compared = [&](const Values &values, const Expected &right) {
+        return compare(values, right, tolerance.gradient, type, is_unseen);
+      };
+      std::vector<Comparison> comparisons = {compared(got[0], expected.d_k)};
+      if (!c.is_decode) comparisons.push_back(compared(got[1], expected.d_v));
+      if (c.dr) comparisons.push_back(compared(got.back(), expected.d_k_rope));
       return comparisons;
     }
   }
@@ -163,7 +170,8 @@ Result CaseRun::time(const MlaKernel *kernel, const Numbers &numbers, bool is_co
     if (answer == Planner::Answer::not_served) return {Verdict::not_served};
     if (answer == Planner::Answer::not_built) return {Verdict::not_built, family_of(plan), plan.launches[0].module};
     planner.plan(calls.back(), workspaces.emplace_back(plan.workspace_bytes).start(), plan);
-    if (families.find(family_of(plan)) == std::string::npos) families.append(families.empty() ? "" : "+").append(family_of(plan));
+    if (families.find(family_of(plan)) == std::string::npos)
+      families.append(families.empty() ? "" : "+").append(family_of(plan));
   }
   auto launch = [&] {
     for (const MlaPlan &plan : plans)
