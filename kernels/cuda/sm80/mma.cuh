@@ -50,6 +50,10 @@ __device__ inline void load_matrices_transposed(unsigned (&to)[4], unsigned addr
 __device__ inline void copy_async(unsigned to, const void *from, bool is_there) {
   asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(to), "l"(from), "r"(is_there ? 16 : 0) : "memory");
 }
+/* The same of 4 bytes. */
+__device__ inline void copy_float_async(unsigned to, const float *from, bool is_there) {
+  asm volatile("cp.async.ca.shared.global [%0], [%1], 4, %2;" ::"r"(to), "l"(from), "r"(is_there ? 4 : 0) : "memory");
+}
 /* What was copied so far is one group. */
 __device__ inline void commit_copies() { asm volatile("cp.async.commit_group;" ::: "memory"); }
 /* Until at most PENDING of the thread's latest groups are under way. */

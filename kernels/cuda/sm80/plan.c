@@ -2,5 +2,6 @@
 
 int mla_plan_sm80(const MlaDevice *device, MlaKernel kernel, const MlaParams *params, void *workspace, MlaPlan *plan) {
   if (device->capability < 80 || params->is_decode) return 0;
-  return mla_plan_sm80_attention(device, kernel, params, workspace, plan);
+  if (kernel == MLA_FORWARD) return mla_plan_sm80_attention(device, kernel, params, workspace, plan);
+  return mla_plan_sm80_backward(device, kernel, params, workspace, plan);
 }

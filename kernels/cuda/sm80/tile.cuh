@@ -43,6 +43,12 @@ struct Tile {
   }
 };
 
+/* The start of a row, whose numbers are of `type`. */
+__device__ inline void *row_of(const MlaRows &rows, MlaType type, int batch, int64_t position, int head) {
+  const int64_t index = batch * rows.batch + position * rows.position + head * rows.head;
+  return static_cast<char *>(rows.start) + index * (type == MLA_FLOAT32 ? 4 : 2);
+}
+
 /* The rows of one head in memory: [nope | rope], which may be two tensors. */
 template <typename T>
 struct HeadRows {
