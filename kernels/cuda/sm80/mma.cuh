@@ -13,6 +13,10 @@ __device__ inline unsigned pack(float first, float second, __nv_bfloat16) {
   __nv_bfloat162 pair = __floats2bfloat162_rn(first, second);
   return reinterpret_cast<unsigned &>(pair);
 }
+__device__ inline float2 unpack(unsigned pair, __half) { return __half22float2(reinterpret_cast<__half2 &>(pair)); }
+__device__ inline float2 unpack(unsigned pair, __nv_bfloat16) {
+  return __bfloat1622float2(reinterpret_cast<__nv_bfloat162 &>(pair));
+}
 
 /* sums += left · right, 16x8x16. In terms of lane/4 = r and lane%4 = c:
    sums  (r, 2c) (r, 2c+1) (r+8, 2c) (r+8, 2c+1)
@@ -44,6 +48,15 @@ __device__ inline void load_matrices_transposed(unsigned (&to)[4], unsigned addr
                : "=r"(to[0]), "=r"(to[1]), "=r"(to[2]), "=r"(to[3])
                : "r"(address)
                : "memory");
+}
+
+__device__ inline void store_shared(unsigned to, unsigned bits) {
+  asm volatile("st.shared.u32 [%0], %1;" ::"r"(to), "r"(bits) : "memory");
+}
+__device__ inline unsigned load_shared(unsigned from) {
+  unsigned bits;
+  asm volatile("ld.shared.u32 %0, [%1];" : "=r"(bits) : "r"(from) : "memory");
+  return bits;
 }
 
 /* 16 bytes into shared memory while the thread goes on; zeros, and no access, unless is_there. */

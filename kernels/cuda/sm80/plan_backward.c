@@ -36,6 +36,9 @@ static unsigned bytes_of_rows(const Tile *tile, int rows) {
   return (unsigned)(rows * (tile->head_qk + tile->head_v)) * 2;
 }
 
+/* Of numbers of all rows with all that is walked. */
+static unsigned exchange_bytes(const Tile *tile) { return (unsigned)(tile->block * tile->walked) * 2; }
+
 static MlaLaunch *launch_tiles(MlaPlan *plan, const char *module, const Tile *tile, MlaType type, int rows, int heads,
                                const MlaArguments *arguments) {
   MlaLaunch *launch = mla_launch(plan, module, type == MLA_FLOAT16 ? tile->f16 : tile->bf16, arguments);
@@ -67,7 +70,8 @@ static int plan_dq(const MlaDevice *device, const MlaParams *params, void *works
   if (!tile || type == MLA_FLOAT32 || !mla_is_aligned(&p->d_q, p->type) || !mla_is_aligned(&p->d_q_rope, p->type) ||
       !mla_operands(plan, workspace, p, type))
     return 0;
-  launch_tiles(plan, "sm80/mla_attention_dq", tile, type, p->sq, p->hq, &arguments);
+  MlaLaunch *launch = launch_tiles(plan, "sm80/mla_attention_dq", tile, type, p->sq, p->hq, &arguments);
+  launch->shared_bytes += exchange_bytes(tile);
   return 1;
 }
 
@@ -85,7 +89,7 @@ static int plan_dkv(const MlaDevice *device, const MlaParams *params, void *work
   int is_summed = p->dr && p->hkv > 1 && p->d_k_rope.head == 0;
   if (is_summed) arguments.partial_out = mla_take(plan, workspace, (size_t)(rope_numbers * p->hkv) * sizeof(float));
   MlaLaunch *launch = launch_tiles(plan, "sm80/mla_attention_dkv", tile, type, p->skv, p->hkv, &arguments);
-  launch->shared_bytes += 2 * 2 * (unsigned)tile->walked * sizeof(float); /* lse and delta */
+  launch->shared_bytes += 2 * exchange_bytes(tile) + 2 * 2 * (unsigned)tile->walked * sizeof(float); /* lse, delta */
   if (is_summed) {
     launch = mla_launch(plan, "sm80/mla_attention_dkv", "mla_attention_dkv_rope", &arguments);
     launch->threads = ROPE_THREADS;
