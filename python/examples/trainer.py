@@ -181,8 +181,9 @@ def train(options, watch):
             introduce(options, trainer, step)
         return run_steps(options, trainer, folder, watch)
     except PEER_ERRORS as error:
-        print(f"(TensorFlow: {error.message.splitlines()[0]})", file=sys.stderr)
-        watch.leave_without_peers("another worker is gone")
+        lines = error.message.splitlines()
+        cause = next((line for line in lines if "aborted by" in line), lines[0])
+        watch.leave_without_peers(f"another worker is gone (TensorFlow: {cause})")
 
 
 def run_steps(options, trainer, folder, watch):

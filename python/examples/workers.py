@@ -1,5 +1,6 @@
 """Worker processes: starting them on this machine, and what each of them does about signals and silence."""
 
+import faulthandler
 import json
 import os
 import random
@@ -9,7 +10,6 @@ import subprocess
 import sys
 import threading
 import time
-import traceback
 
 # of sysexits.h: a failure that passes, try again
 EX_TEMPFAIL = 75
@@ -54,13 +54,18 @@ def wait(running, count):
                 continue
             del running[index]
             if code and not first_code:
-                how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with code {code}"
+                how = f"was ended by {signal.Signals(-code).name}" if code < 0 else f"ended with code {code}"
                 print(f"error: worker {index} of {count} {how}", file=sys.stderr, flush=True)
-                first_code, deadline = code if code > 0 else EX_TEMPFAIL, time.monotonic() + GRACE_SECONDS
+                first_code, deadline = exit_code(code), time.monotonic() + GRACE_SECONDS
         time.sleep(0.05)
     if first_code == EX_TEMPFAIL:
         print("the same command goes on from the newest checkpoint", file=sys.stderr, flush=True)
     return first_code
+
+
+def exit_code(code):
+    """Of Popen's return code: a worker that was killed can be started again, one that was asked to end was not killed."""
+    return code if code > 0 else 130 if -code in Watch.SIGNALS else EX_TEMPFAIL
 
 
 def without_workers(command):
@@ -83,52 +88,74 @@ def free_ports(count):
     raise OSError(f"no {count} free ports on localhost")
 
 
+def worker_name():
+    """This worker's place in TF_CONFIG, '' without one. Throws ValueError on a TF_CONFIG that says nothing."""
+    text = os.environ.get("TF_CONFIG")
+    if not text:
+        return ""
+    try:
+        task = json.loads(text)["task"]
+        return f"{task['type']} {task['index']}"
+    except (ValueError, KeyError, TypeError):
+        raise ValueError(f"TF_CONFIG must be JSON with a cluster and a task, as in --help, got {text}") from None
+
+
 class Watch(threading.Thread):
     """Takes this worker's signals, and ends it when nothing happens for too long, whatever TensorFlow waits for.
 
     Ctrl-C (or SIGTERM) asks for an end after this step, and ends at once before the first step or the second time. A worker
-    whose launcher is gone ends too. To be made before other threads are.
+    whose launcher is gone ends too. To be made before other threads are: they must leave the signals to this one.
     """
+
+    SIGNALS = {signal.SIGINT, signal.SIGTERM}
 
     def __init__(self, timeout):
         super().__init__(daemon=True)
         self.timeout, self.last_sign = timeout, time.monotonic()
-        self.is_training, self.is_stop_asked = False, False
+        self.is_stop_asked = False
+        self.training = threading.Event()
         self.launcher = int(os.environ.get(LAUNCHER, 0))
-        task = json.loads(os.environ.get("TF_CONFIG", "{}")).get("task", {})
-        self.name = f"{task['type']} {task['index']}" if task else "this worker"
-        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
+        self.worker = worker_name()
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+        signal.pthread_sigmask(signal.SIG_BLOCK, self.SIGNALS)
+        # TensorFlow keeps Python's lock while it waits for the others to start: until then, C's thread watches
+        faulthandler.dump_traceback_later(timeout, exit=True)
+        if self.worker and not self.launcher:
+            print(f"{self.worker} waits for the other workers, at most {timeout:g} s", flush=True)
         self.start()
 
     def start_training(self):
-        self.is_training = True
         self.alive()
+        faulthandler.cancel_dump_traceback_later()
+        self.training.set()
 
     def alive(self):
         self.last_sign = time.monotonic()
 
     def run(self):
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, self.SIGNALS)
+        self.training.wait()
+        signal.pthread_sigmask(signal.SIG_BLOCK, self.SIGNALS)
         while True:
-            if signal.sigtimedwait({signal.SIGINT, signal.SIGTERM}, 0.5):
-                if self.is_stop_asked or not self.is_training:
+            if signal.sigtimedwait(self.SIGNALS, 0.5):
+                if self.is_stop_asked:
                     self.leave(130)
                 self.is_stop_asked = True
             if self.launcher and os.getppid() != self.launcher:
-                self.leave(EX_TEMPFAIL, f"error: {self.name}: the process that started it is gone")
+                self.fail("the process that started it is gone", EX_TEMPFAIL)
             if time.monotonic() - self.last_sign > self.timeout:
                 self.leave_without_peers(f"no step and no word from the other workers for {self.timeout:g} s")
 
     def leave_without_peers(self, reason):
-        self.leave(EX_TEMPFAIL, f"error: {self.name}: {reason}; start all workers again to go on from the newest checkpoint")
+        self.fail(f"{reason}; start all workers again to go on from the newest checkpoint", EX_TEMPFAIL)
 
-    def leave_with_stack(self):
-        self.leave(1, f"{traceback.format_exc()}error: {self.name}: see above")
+    def fail(self, reason, code=1):
+        self.leave(code, f"error: {self.worker}{': ' if self.worker else ''}{reason}\n")
 
     @staticmethod
-    def leave(code, message=None):
+    def leave(code, message=""):
         """At once: Python's own end would wait for workers that may not answer any more."""
-        if message:
-            print(message, file=sys.stderr)
         sys.stdout.flush()
+        sys.stderr.write(message)
         sys.stderr.flush()
         os._exit(code)
