@@ -3,6 +3,18 @@ import { existsSync } from 'node:fs';
 import { createRequire } from 'node:module';
 import { fileURLToPath } from 'node:url';
 
+/** What the library's kernels for GPUs find. */
+export interface CudaReport {
+  /** as its maker calls the GPU */
+  device: string;
+  /** compute capability: 90 for 9.0 */
+  capability: number;
+  /** the newest CUDA that the driver knows: 13000 for 13.0 */
+  driver: number;
+  /** the CUDA that the kernels were compiled by which the driver takes: 12 or 13 */
+  images: number;
+}
+
 /** What the library says of itself once its ops are registered. */
 export interface NativeReport {
   /** the version of the TensorFlow that it found in the process */
@@ -10,6 +22,8 @@ export interface NativeReport {
   /** the instruction set of the CPU kernels: 'sse2', 'avx2' or 'avx512' */
   instructions: string;
   threads: number;
+  /** absent where there is no GPU, or the library was built without kernels for one */
+  cuda?: CudaReport;
 }
 
 interface Addon {
