@@ -2,7 +2,8 @@
 import { mkdirSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { dirname, join } from 'node:path';
-import { chooseTfjsNode, prepareProcess } from '../src/device/loadTfjsNode.js';
+import { chooseTfjsNode } from '../src/device/chooseTfjsNode.js';
+import { prepareProcess } from '../src/device/loadTfjsNode.js';
 import { runPath } from '../src/device/runPath.js';
 import { areGpusHidden, lookAt, opens, tfjsNodeNames } from '../src/device/tfjsNode.js';
 import type { TfjsNode } from '../src/device/tfjsNode.js';

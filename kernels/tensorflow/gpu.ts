@@ -3,6 +3,8 @@ import { fail } from '../../src/core/errors.js';
 import type { KernelName } from '../../src/core/names.js';
 import type { MlaProblem } from '../../src/core/problem.js';
 import type { PassedOver, Plan } from '../../src/core/register.js';
+import { versionText } from '../../src/core/versionText.js';
+import { leastCapability } from './native.js';
 import type { CudaReport, NativeReport } from './native.js';
 
 export const backendName = 'tensorflow';
@@ -12,7 +14,6 @@ const lanes = [
   { lane: 'sm_90a', least: 90, most: 99 },
   { lane: 'sm_80', least: 80, most: Infinity },
 ] as const;
-const leastCapability = 80;
 const onTheCpu = 'set CUDA_VISIBLE_DEVICES=-1 to compute on the CPU';
 
 /** The GPU, if there are kernels for it; else an error that says what would work. */
@@ -30,11 +31,6 @@ export function requireCuda({ cuda }: NativeReport): CudaReport {
     );
   }
   return cuda;
-}
-
-/** '9.0' for 90 */
-export function versionText(capability: number): string {
-  return `${Math.floor(capability / 10)}.${capability % 10}`;
 }
 
 /** What products are computed in: 'auto' is the fastest that keeps the bounds of float16. */

@@ -3,6 +3,9 @@ import { existsSync } from 'node:fs';
 import { createRequire } from 'node:module';
 import { fileURLToPath } from 'node:url';
 
+/** The least compute capability that there are kernels for. */
+export const leastCapability = 80;
+
 /** What the library's kernels for GPUs find. */
 export interface CudaReport {
   /** as its maker calls the GPU */

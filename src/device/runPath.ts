@@ -12,18 +12,15 @@ interface Segment {
 const elf64 = 0x7f454c4602; // the first five bytes: the magic number and the class
 const segmentTypes = { load: 1, dynamic: 2 };
 const tags = { strings: 5, runPath: 29 };
-/** More than the longest path of TensorFlow's libraries. */
-const mostTextBytes = 2 ** 14;
+/** Several times what the libraries of TensorFlow have: 20 kB. */
+const mostTextBytes = 2 ** 18;
 
 /** The folders of DT_RUNPATH; none where `file` has none, or is no 64-bit library. */
 export function runPath(file: string): string[] {
   const handle = openSync(file, 'r');
   try {
-    const folders = textOf(handle, tags.runPath);
-    return folders
-      .split(':')
-      .filter(Boolean)
-      .map((folder) => folder.replace('$ORIGIN', dirname(file)));
+    const folders = textOf(handle, tags.runPath).split(':').filter(Boolean);
+    return [...new Set(folders)].map((folder) => folder.replace('$ORIGIN', dirname(file)));
   } finally {
     closeSync(handle);
   }

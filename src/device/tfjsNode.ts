@@ -58,8 +58,13 @@ function whyNoGpu(name: TfjsNodeName, folder: string, isCuda12: boolean): string
   if (name === tfjsNodeNames.cpu && !isCuda12) return 'its TensorFlow is built for CPUs';
   if (areGpusHidden()) return `CUDA_VISIBLE_DEVICES is '${process.env.CUDA_VISIBLE_DEVICES}'`;
   if (!opens(driverLibrary)) return `${driverLibrary} does not open: install the NVIDIA driver of your card`;
-  const runtime = opens(cudaRuntime, cudaFolders(folder));
-  return isCuda12 && !runtime ? `${cudaRuntime} does not open: run '${setupCommand(name)}'` : undefined;
+  return isCuda12 && !hasCudaRuntime(folder)
+    ? `${cudaRuntime} does not open: run '${setupCommand(name)}'`
+    : undefined;
+}
+
+export function hasCudaRuntime(folder: string): boolean {
+  return opens(cudaRuntime, cudaFolders(folder));
 }
 
 export function areGpusHidden(): boolean {
