@@ -7,9 +7,11 @@ import type { MlaProblem } from '../../src/core/problem.js';
 import { registerKernels } from '../../src/core/register.js';
 import type { Kernels, Plan } from '../../src/core/register.js';
 import type { AttentionInputs, BackwardInputs, DecodeInputs } from '../../src/core/kernelInputs.js';
-import { backendName, planOnGpu, precisionOnGpu, requireCuda } from './gpu.js';
+import { planOnGpu, precisionOnGpu, requireCuda } from './gpu.js';
 import { registerOps } from './native.js';
 import type { NativeReport } from './native.js';
+
+const backendName = 'tensorflow';
 
 /** What we use of tfjs-node's backend, which its types do not show. */
 export interface TensorflowBackend extends KernelBackend {
@@ -67,8 +69,11 @@ export function registerTensorflowKernels(noGpu?: string): void {
   const cuda = isUsingGpuDevice ? requireCuda(report) : undefined;
   registerKernels(backendName, kernels, {
     cacheFormats: ['float32'],
-    plan: (kernel, problem) =>
-      cuda ? planOnGpu(kernel, problem, cuda) : planOnCpu(kernel, problem, report, noGpu),
+    plan: (kernel, problem) => ({
+      kernel,
+      backend: backendName,
+      ...(cuda ? planOnGpu(kernel, problem, cuda) : planOnCpu(problem, report, noGpu)),
+    }),
     compile: () => Promise.resolve(),
   });
 }
@@ -119,16 +124,13 @@ function typeAttribute({ binding }: TensorflowBackend): {
 }
 
 function planOnCpu(
-  kernel: KernelName,
   { precision }: MlaProblem,
   { instructions, threads }: NativeReport,
   noGpu?: string,
-): Plan {
+): Omit<Plan, 'kernel' | 'backend'> {
   const isNarrow = precision !== 'float32' && precision !== 'auto';
   const narrow = { candidate: precision, reason: "TensorFlow's CPU device computes in float32" };
   return {
-    kernel,
-    backend: backendName,
     lane: instructions,
     computePrecision: 'float32',
     tile: { THREADS: threads },
