@@ -19,7 +19,7 @@ export interface TensorflowBackend extends KernelBackend {
   readonly binding: Record<
     'TF_ATTR_TYPE' | 'TF_ATTR_STRING' | 'TF_ATTR_FLOAT' | 'TF_ATTR_INT' | 'TF_FLOAT',
     number
-  >;
+  > & { readonly TF_Version: string };
   executeMultipleOutputs(
     op: string,
     attributes: { name: string; type: number; value: number | string }[],
