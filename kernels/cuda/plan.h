@@ -11,8 +11,8 @@ typedef struct {
   int multiprocessors;
 } MlaDevice;
 
-/* The first argument of every kernel, and the only one of most. The memory of `partial_*` is in the workspace; a kernel that has no use for it leaves
-   it alone. */
+/* The first argument of every kernel, and the only one of most. The memory of `partial_*` is in the workspace; a kernel
+   that has no use for it leaves it alone. */
 typedef struct {
   MlaParams params;
   int splits;         /* of the keys, or whatever the kernel's file says */
