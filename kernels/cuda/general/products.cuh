@@ -84,7 +84,7 @@ static __device__ __forceinline__ void multiply(float (&sums)[M][N], ReadLeft re
   float x[2][M], y[2][N];
   read_left(x[0], 0);
   read_right(y[0], 0);
-#pragma unroll 4
+#pragma unroll 8
   for (int k = 0; k < DEPTH; k++) {
     if (k + 1 < DEPTH) {
       read_left(x[(k + 1) % 2], k + 1);
