@@ -62,16 +62,19 @@ struct HeadRows {
   }
 };
 
-/* Begins to copy the rows [first, first + ROWS) into a tile; zeros where they are not in [lo, hi). */
+/* Begins to copy the rows [first, first + ROWS) into a tile; zeros where they are not in [lo, hi). A thread has one column of
+   all groups of chunks, so that few addresses are alive. */
 template <int THREADS, typename T, int ROWS, int COLUMNS>
 __device__ inline void copy_rows(const Tile<T, ROWS, COLUMNS> &tile, const HeadRows<T> &rows, int first, int lo, int hi) {
-  constexpr int CHUNKS = COLUMNS / CHUNK;
+  constexpr int GROUP = COLUMNS % 64 == 0 ? 8 : 4;
+  constexpr int STEP = THREADS / GROUP;
 #pragma unroll
-  for (int i = 0; i < ROWS * CHUNKS; i += THREADS) {
-    int chunk = (i + threadIdx.x) % CHUNKS, row = (i + threadIdx.x) / CHUNKS;
-    if (ROWS * CHUNKS % THREADS != 0 && row >= ROWS) break;
-    int position = first + row;
-    bool is_there = position >= lo && position < hi;
-    copy_async(tile.address(row, chunk), rows.at(is_there ? position : lo, chunk * CHUNK), is_there);
+  for (int i = 0; i < ROWS; i += STEP) {
+    const int row = i + threadIdx.x / GROUP, position = first + row;
+    if (ROWS % STEP != 0 && row >= ROWS) break;
+    const bool is_there = position >= lo && position < hi;
+#pragma unroll
+    for (int chunk = threadIdx.x % GROUP; chunk < COLUMNS / CHUNK; chunk += GROUP)
+      copy_async(tile.address(row, chunk), rows.at(is_there ? position : lo, chunk * CHUNK), is_there);
   }
 }
