@@ -46,6 +46,18 @@ __device__ inline void load_matrices_transposed(unsigned (&to)[4], unsigned addr
                : "memory");
 }
 
+/* The same of two matrices, that the lanes below 16 name. */
+__device__ inline void load_two_matrices_transposed(unsigned &first, unsigned &second, unsigned address) {
+  asm volatile("ldmatrix.sync.aligned.m8n8.x2.trans.shared.b16 {%0,%1}, [%2];"
+               : "=r"(first), "=r"(second)
+               : "r"(address)
+               : "memory");
+}
+
+/* 16 bytes into shared memory. */
+__device__ inline void store_chunk(unsigned to, unsigned a, unsigned b, unsigned c, unsigned d) {
+  asm volatile("st.shared.v4.b32 [%0], {%1,%2,%3,%4};" ::"r"(to), "r"(a), "r"(b), "r"(c), "r"(d) : "memory");
+}
 /* 16 bytes into shared memory while the thread goes on; zeros, and no access, unless is_there. */
 __device__ inline void copy_async(unsigned to, const void *from, bool is_there) {
   asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(to), "l"(from), "r"(is_there ? 16 : 0) : "memory");

@@ -11,6 +11,9 @@ MlaType mla_multiplied_type(const MlaParams *params);
    if they cannot be copied 16 bytes at a time. */
 int mla_operands(MlaPlan *plan, void *workspace, MlaParams *params, MlaType type);
 
-MlaFamily mla_plan_sm80_attention;
+/* Whether rows can be copied 16 bytes at a time. */
+int mla_is_aligned(const MlaRows *rows, MlaType type);
+
+MlaFamily mla_plan_sm80_attention, mla_plan_sm80_decode;
 
 #endif

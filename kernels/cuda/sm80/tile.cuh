@@ -41,6 +41,11 @@ struct Tile {
     int lane = threadIdx.x % 32;
     load_matrices_transposed(to, address(row + lane % 16, column / CHUNK + lane / 16));
   }
+  /* Only half as many columns, in the first two registers. */
+  __device__ void load_right_transposed_narrow(unsigned (&to)[4], int row, int column) const {
+    int lane = threadIdx.x % 32;
+    load_two_matrices_transposed(to[0], to[1], address(row + lane % 16, column / CHUNK));
+  }
 };
 
 /* The rows of one head in memory: [nope | rope], which may be two tensors. */
@@ -64,8 +69,8 @@ struct HeadRows {
 
 /* Begins to copy the rows [first, first + ROWS) into a tile; zeros where they are not in [lo, hi). A thread has one column of
    all groups of chunks, so that few addresses are alive. */
-template <int THREADS, typename T, int ROWS, int COLUMNS>
-__device__ inline void copy_rows(const Tile<T, ROWS, COLUMNS> &tile, const HeadRows<T> &rows, int first, int lo, int hi) {
+template <int THREADS, typename T, int ROWS, int COLUMNS, typename Rows>
+__device__ inline void copy_rows(const Tile<T, ROWS, COLUMNS> &tile, const Rows &rows, int first, int lo, int hi) {
   constexpr int GROUP = COLUMNS % 64 == 0 ? 8 : 4;
   constexpr int STEP = THREADS / GROUP;
 #pragma unroll

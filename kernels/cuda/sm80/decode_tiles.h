@@ -1,0 +1,28 @@
+/* The sizes of the kernels of MLADecode in this folder, for the .cu files and for plan_decode.c. */
+#ifndef MLA_SM80_DECODE_TILES_H
+#define MLA_SM80_DECODE_TILES_H
+
+enum {
+  MLA_DECODE_DN = 512,
+  MLA_DECODE_DR = 64,
+  MLA_DECODE_DQK = MLA_DECODE_DN + MLA_DECODE_DR,
+  MLA_DECODE_THREADS = 256,
+  MLA_DECODE_DEPTH_GROUPS = 4,
+  MLA_DECODE_BLOCK_K = 32, /* keys in shared memory at a time */
+
+  MLA_MERGE_THREADS = 256,
+  MLA_MERGE_COLUMNS = 128, /* of a block */
+};
+
+/* F(BLOCK_Q, STAGES) of mla_decode.cu: packed rows of a block, and tiles of keys in shared memory. */
+#define MLA_DECODE_TILES(F) \
+  F(16, 4)                  \
+  F(64, 3)
+
+/* Bytes of shared memory: keys, parts of scores, weights, and a factor for each row. */
+#define MLA_DECODE_SHARED(BLOCK_Q, STAGES)                                    \
+  ((STAGES) * MLA_DECODE_BLOCK_K * MLA_DECODE_DQK * 2 +                       \
+   MLA_DECODE_DEPTH_GROUPS * (BLOCK_Q) * MLA_DECODE_BLOCK_K * 4 +             \
+   (BLOCK_Q) * MLA_DECODE_BLOCK_K * 2 + (BLOCK_Q) * 4)
+
+#endif
