@@ -59,30 +59,44 @@ __device__ inline unsigned load_pair(const float *from, T type) {
   return pack(pair.x, pair.y, type);
 }
 
-/* 16 · TILES left rows and 16 · STEPS of their columns, in the registers of a warp. */
+/* 16 · TILES left rows in the registers of a warp, of each 64 of their first 64 · STEPS columns the sixteen of its depth
+   group: so the places of right columns in shared memory differ by constants. */
 template <typename T, int TILES, int STEPS>
 struct Left {
   unsigned pairs[TILES][STEPS][4];
 
-  /* Rows from `first` on, 0 from `end` on; columns from `column` on, of which `steps` times 16 are wanted. */
-  template <typename Rows>
-  __device__ void load(const Rows &rows, int first, int end, int column, int steps) {
-    const int lane = threadIdx.x % 32;
+  /* Rows from `first` on, 0 from `end` on; columns, 0 from 64 · WANTED on. */
+  template <int WANTED, typename Rows>
+  __device__ void load(const Rows &rows, int first, int end, int depth_group) {
+    const int lane = threadIdx.x % 32, column = depth_group * 16 + lane % 4 * 2;
 #pragma unroll
     for (int r = 0; r < TILES; r++)
 #pragma unroll
       for (int half = 0; half < 2; half++) {
         const int row = first + r * 16 + half * 8 + lane / 4;
+        const bool is_there = row < end;
+        const auto *nope = rows.at(is_there ? row : 0, 0) + column;
+        const auto *rope = rows.at(is_there ? row : 0, MLA_DECODE_DN) + column;
 #pragma unroll
-        for (int step = 0; step < STEPS; step++)
+        for (int step = 0; step < STEPS; step++) {
+          const auto *from = step * 64 < MLA_DECODE_DN ? nope + step * 64 : rope + (step * 64 - MLA_DECODE_DN);
 #pragma unroll
-          for (int i = 0; i < 2; i++) {
-            const int at = column + step * 16 + i * 8 + lane % 4 * 2;
-            pairs[r][step][half + 2 * i] = row < end && step < steps ? load_pair(rows.at(row, at), T()) : 0;
-          }
+          for (int i = 0; i < 2; i++)
+            pairs[r][step][half + 2 * i] = is_there && step < WANTED ? load_pair(from + i * 8, T()) : 0;
+        }
       }
   }
 };
+
+/* 8 bytes into shared memory, 16 bytes from there. */
+__device__ inline void store_pair(unsigned to, float first, float second) {
+  asm volatile("st.shared.v2.f32 [%0], {%1,%2};" ::"r"(to), "f"(first), "f"(second) : "memory");
+}
+__device__ inline float4 load_four(unsigned from) {
+  float4 to;
+  asm volatile("ld.shared.v4.f32 {%0,%1,%2,%3}, [%4];" : "=f"(to.x), "=f"(to.y), "=f"(to.z), "=f"(to.w) : "r"(from) : "memory");
+  return to;
+}
 
 /* Parts of products in shared memory, [DEPTH_GROUPS][ROWS][COLUMNS]. Groups of four columns change places with the row's
    number, so that neither the lanes of multiply_parts nor those of `sum` meet in a bank. */
@@ -91,18 +105,20 @@ struct Parts {
   static_assert(COLUMNS == 16 || COLUMNS == 32, "the turns are made for these");
   static constexpr int BYTES = DEPTH_GROUPS * ROWS * COLUMNS * 4;
 
-  float *start;
+  unsigned start; /* address in shared memory */
 
-  __device__ float *at(int group, int row, int column) const {
+  /* That of a column from here is this one ^ 4 · column while both are multiples of eight, or of four and this one is. */
+  __device__ unsigned address(int group, int row, int column) const {
     int turn = COLUMNS == 32 ? (row << 1 & 6) | (row & 1) : row & 2;
-    return start + (group * ROWS + row) * COLUMNS + ((column / 4) ^ turn) * 4 + column % 4;
+    return start + (group * ROWS + row) * COLUMNS * 4 + ((column / 4) ^ turn) * 16 + column % 4 * 4;
   }
   /* Four products of a row. */
   __device__ float4 sum(int row, int column) const {
-    float4 all = *reinterpret_cast<const float4 *>(at(0, row, column));
+    const unsigned from = address(0, row, column);
+    float4 all = load_four(from);
 #pragma unroll
     for (int group = 1; group < DEPTH_GROUPS; group++) {
-      float4 part = *reinterpret_cast<const float4 *>(at(group, row, column));
+      const float4 part = load_four(from + group * ROWS * COLUMNS * 4);
       all.x += part.x, all.y += part.y, all.z += part.z, all.w += part.w;
     }
     return all;
@@ -114,13 +130,15 @@ template <int STEPS, int COUNT, typename T, int TILES, int LEFT_STEPS, int ROWS,
 __device__ inline void multiply_parts(const Parts<ROWS, COLUMNS> &parts, const Left<T, TILES, LEFT_STEPS> &left, int row,
                                       const Tile<T, RIGHT, WIDTH> &right, int first, int depth_group) {
   const int lane = threadIdx.x % 32;
+  const unsigned from = right.address(first + lane % 8 + lane / 16 * 8, depth_group * 2 + lane / 8 % 2);
+  const unsigned to = parts.address(depth_group, row + lane / 4, first + lane % 4 * 2);
 #pragma unroll
-  for (int column = first; column < first + COUNT; column += 16) {
+  for (int column = 0; column < COUNT; column += 16) {
     float products[TILES][2][4] = {};
 #pragma unroll
     for (int step = 0; step < STEPS; step++) {
       unsigned pairs[4];
-      right.load_right(pairs, column, (depth_group * STEPS + step) * 16);
+      load_matrices(pairs, from + column * WIDTH * 2 + step * 128);
 #pragma unroll
       for (int r = 0; r < TILES; r++) {
         multiply(products[r][0], left.pairs[r][step], pairs[0], pairs[1], T());
@@ -132,17 +150,19 @@ __device__ inline void multiply_parts(const Parts<ROWS, COLUMNS> &parts, const L
 #pragma unroll
       for (int c = 0; c < 2; c++)
 #pragma unroll
-        for (int half = 0; half < 2; half++) {
-          float *to = parts.at(depth_group, row + r * 16 + half * 8 + lane / 4, column + c * 8 + lane % 4 * 2);
-          *reinterpret_cast<float2 *>(to) = make_float2(products[r][c][half * 2], products[r][c][half * 2 + 1]);
-        }
+        for (int half = 0; half < 2; half++)
+          store_pair((to ^ (column + c * 8) * 4) + (r * 16 + half * 8) * COLUMNS * 4, products[r][c][half * 2],
+                     products[r][c][half * 2 + 1]);
   }
 }
 
-/* sums += weights · right, of the weights' columns [first, first + DEPTH) and the right columns from `column` on. */
+/* sums += weights · right, of the weights' columns [first, first + DEPTH) and the right columns from `column` on, which is
+   a multiple of 64 unless they are only eight. */
 template <int DEPTH, typename T, int TILES, int GROUPS, int ROWS, int WEIGHTS, int RIGHT, int WIDTH>
 __device__ inline void add_weighted(float (&sums)[TILES][GROUPS][4], const Tile<T, ROWS, WEIGHTS> &weights, int first,
                                     const Tile<T, RIGHT, WIDTH> &right, int column) {
+  const int lane = threadIdx.x % 32;
+  const unsigned from = right.address(lane % 16, column / CHUNK + (GROUPS == 1 ? 0 : lane / 16));
 #pragma unroll
   for (int row = 0; row < DEPTH; row += 16) {
     unsigned left[TILES][4];
@@ -151,12 +171,12 @@ __device__ inline void add_weighted(float (&sums)[TILES][GROUPS][4], const Tile<
 #pragma unroll
     for (int c = 0; c < GROUPS; c += 2) {
       unsigned pairs[4];
-      if (c + 1 < GROUPS) right.load_right_transposed(pairs, row, column + c * 8);
-      else right.load_right_transposed_narrow(pairs, row, column + c * 8);
+      if (GROUPS == 1) load_two_matrices_transposed(pairs[0], pairs[1], from + row * WIDTH * 2);
+      else load_matrices_transposed(pairs, (from ^ c * 16) + row * WIDTH * 2);
 #pragma unroll
       for (int r = 0; r < TILES; r++) {
         multiply(sums[r][c], left[r], pairs[0], pairs[1], T());
-        if (c + 1 < GROUPS) multiply(sums[r][c + 1], left[r], pairs[2], pairs[3], T());
+        if (GROUPS > 1) multiply(sums[r][c + 1], left[r], pairs[2], pairs[3], T());
       }
     }
   }

@@ -11,7 +11,7 @@ enum {
   MLA_DECODE_BLOCK_K = 32, /* keys in shared memory at a time */
 
   MLA_MERGE_THREADS = 256,
-  MLA_MERGE_COLUMNS = 128, /* of a block */
+  MLA_MERGE_COLUMNS = 256, /* of a block */
 };
 
 /* F(BLOCK_Q, STAGES) of mla_decode.cu: packed rows of a block, and tiles of keys in shared memory. */

@@ -56,7 +56,7 @@ template <typename T, int BLOCK_Q, int STAGES>
 __device__ inline void decode(const MlaArguments &a) {
   constexpr int TILES = BLOCK_Q < 32 ? 1 : 2; /* of 16 rows, of a warp's products */
   constexpr int ROW_GROUPS = BLOCK_Q / (TILES * 16), KEY_GROUPS = WARPS / DEPTH_GROUPS / ROW_GROUPS;
-  constexpr int STEPS = (DN + DR) / DEPTH_GROUPS / 16, COLUMNS = DN / WARPS, KEYS = BLOCK_K / KEY_GROUPS;
+  constexpr int STEPS = (DN + DR) / 64, COLUMNS = DN / WARPS, KEYS = BLOCK_K / KEY_GROUPS;
   using KTile = Tile<T, BLOCK_K, DN + DR>;
   using PTile = Tile<T, BLOCK_Q, BLOCK_K>;
   using Scores = Parts<BLOCK_Q, BLOCK_K>;
@@ -65,7 +65,7 @@ __device__ inline void decode(const MlaArguments &a) {
 
   extern __shared__ __align__(128) char shared[];
   const unsigned start = static_cast<unsigned>(__cvta_generic_to_shared(shared));
-  const Scores parts{reinterpret_cast<float *>(shared + STAGES * KTile::BYTES)};
+  const Scores parts{start + STAGES * KTile::BYTES};
   const PTile weights{start + STAGES * KTile::BYTES + Scores::BYTES};
   float *factors = reinterpret_cast<float *>(shared + STAGES * KTile::BYTES + Scores::BYTES + PTile::BYTES);
 
@@ -97,9 +97,9 @@ __device__ inline void decode(const MlaArguments &a) {
 
   Left<T, TILES, STEPS> q;
   if (p.type == MLA_FLOAT32)
-    q.load(PackedRows<float>(p.q, p.q_rope, DN, batch, p.hq), first_row + warp_row, rows, depth_group * STEPS * 16, STEPS);
+    q.template load<STEPS>(PackedRows<float>(p.q, p.q_rope, DN, batch, p.hq), first_row + warp_row, rows, depth_group);
   else
-    q.load(PackedRows<T>(p.q, p.q_rope, DN, batch, p.hq), first_row + warp_row, rows, depth_group * STEPS * 16, STEPS);
+    q.template load<STEPS>(PackedRows<T>(p.q, p.q_rope, DN, batch, p.hq), first_row + warp_row, rows, depth_group);
 
   /* F1 */
   auto multiply_tile = [&](int tile) {

@@ -2,7 +2,7 @@
    mergeStates, in the order of the splits' groups whatever the machine.
    partial_out [batch][splits][rows][dv] in the type of out and partial_lse [batch][splits][rows], of packed rows (position ·
    hq + head); sums of splits that saw nothing are not used. A block has MLA_MERGE_COLUMNS columns of a row: a thread eight of
-   them, and every sixteenth split. grid: (rows, parts of the columns, batch). */
+   them, of every GROUPS-th split. grid: (rows, parts of the columns, batch). */
 #include "../plan.h"
 #include "decode_tiles.h"
 #include "softmax.cuh"
@@ -10,24 +10,19 @@
 constexpr int THREADS = MLA_MERGE_THREADS;
 constexpr int COLUMN_THREADS = MLA_MERGE_COLUMNS / 8;
 constexpr int GROUPS = THREADS / COLUMN_THREADS;
+constexpr int BATCH = 4; /* splits of a thread under way */
 
+/* Eight neighbours as they lie in memory. */
+template <typename E>
 struct Eight {
-  float x[8];
-};
+  uint4 bits[sizeof(E) / 2];
 
-template <typename T>
-__device__ inline Eight load_eight(const T *from) {
-  const uint4 bits = *reinterpret_cast<const uint4 *>(from);
-  const T *numbers = reinterpret_cast<const T *>(&bits);
-  Eight eight;
+  __device__ void load(const E *from) {
 #pragma unroll
-  for (int i = 0; i < 8; i++) eight.x[i] = static_cast<float>(numbers[i]);
-  return eight;
-}
-__device__ inline Eight load_eight(const float *from) {
-  const float4 low = reinterpret_cast<const float4 *>(from)[0], high = reinterpret_cast<const float4 *>(from)[1];
-  return {{low.x, low.y, low.z, low.w, high.x, high.y, high.z, high.w}};
-}
+    for (int i = 0; i < (int)sizeof(E) / 2; i++) bits[i] = reinterpret_cast<const uint4 *>(from)[i];
+  }
+  __device__ float operator[](int i) const { return static_cast<float>(reinterpret_cast<const E *>(bits)[i]); }
+};
 
 __device__ inline float max_of_warp(float x) {
   for (int step = 16; step; step /= 2) x = fmaxf(x, __shfl_xor_sync(~0u, x, step));
@@ -40,7 +35,7 @@ __device__ inline float sum_of_warp(float x) {
 
 template <typename E>
 __device__ inline void merge(const MlaArguments &a) {
-  __shared__ float sums[GROUPS][MLA_MERGE_COLUMNS];
+  __shared__ __align__(16) float sums[GROUPS][MLA_MERGE_COLUMNS];
   const MlaParams &p = a.params;
   const int row = blockIdx.x, batch = blockIdx.z, rows = gridDim.x;
   const int position = row / p.hq, head = row % p.hq;
@@ -49,25 +44,37 @@ __device__ inline void merge(const MlaArguments &a) {
   const float *partial_lse = a.partial_lse + first;
   const E *partial_out = static_cast<const E *>(a.partial_out) + first * p.dv + blockIdx.y * MLA_MERGE_COLUMNS + own;
 
+  Eight<E> parts[BATCH]; /* under way while the weights are found */
+  auto load = [&](int split) {
+#pragma unroll
+    for (int i = 0; i < BATCH; i++)
+      if (split + i * GROUPS < a.splits) parts[i].load(partial_out + (int64_t)(split + i * GROUPS) * rows * p.dv);
+  };
+  load(group);
+
   /* every warp for itself */
   float most = -INFINITY, total = 0;
   for (int split = lane; split < a.splits; split += 32) most = fmaxf(most, partial_lse[(int64_t)split * rows]);
   most = max_of_warp(most);
   const float subtracted = most == -INFINITY ? 0 : most;
-  for (int split = lane; split < a.splits; split += 32)
-    total += exp2_fast((partial_lse[(int64_t)split * rows] - subtracted) * LOG2_E);
+  auto weight_of = [&](int split) { return exp2_fast((partial_lse[(int64_t)split * rows] - subtracted) * LOG2_E); };
+  for (int split = lane; split < a.splits; split += 32) total += weight_of(split);
   total = sum_of_warp(total);
 
-  Eight sum = {};
-#pragma unroll 4
-  for (int split = group; split < a.splits; split += GROUPS) {
-    const float weight = exp2_fast((partial_lse[(int64_t)split * rows] - subtracted) * LOG2_E);
-    const Eight part = load_eight(partial_out + (int64_t)split * rows * p.dv);
+  float sum[8] = {};
+  for (int split = group; split < a.splits; split += BATCH * GROUPS) {
+    if (split != group) load(split);
 #pragma unroll
-    for (int i = 0; i < 8; i++) sum.x[i] += weight > 0 ? weight * part.x[i] : 0;
+    for (int n = 0; n < BATCH; n++) {
+      const float weight = split + n * GROUPS < a.splits ? weight_of(split + n * GROUPS) : 0;
+      if (weight > 0)
+#pragma unroll
+        for (int i = 0; i < 8; i++) sum[i] += weight * parts[n][i];
+    }
   }
 #pragma unroll
-  for (int i = 0; i < 8; i++) sums[group][own + i] = sum.x[i];
+  for (int i = 0; i < 8; i += 4)
+    *reinterpret_cast<float4 *>(&sums[group][own + i]) = make_float4(sum[i], sum[i + 1], sum[i + 2], sum[i + 3]);
   __syncthreads();
 
   if (threadIdx.x < MLA_MERGE_COLUMNS) {

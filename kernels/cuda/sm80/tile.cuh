@@ -41,11 +41,6 @@ struct Tile {
     int lane = threadIdx.x % 32;
     load_matrices_transposed(to, address(row + lane % 16, column / CHUNK + lane / 16));
   }
-  /* Only half as many columns, in the first two registers. */
-  __device__ void load_right_transposed_narrow(unsigned (&to)[4], int row, int column) const {
-    int lane = threadIdx.x % 32;
-    load_two_matrices_transposed(to[0], to[1], address(row + lane % 16, column / CHUNK));
-  }
 };
 
 /* The rows of one head in memory: [nope | rope], which may be two tensors. */
