@@ -50,13 +50,13 @@ __device__ inline Range part_of(Range seen, int part, int parts) {
 }
 
 template <typename T>
-__device__ inline unsigned load_pair(const T *from, T) {
+__device__ inline unsigned load_pair(const T *from, float, T) {
   return *reinterpret_cast<const unsigned *>(from);
 }
 template <typename T>
-__device__ inline unsigned load_pair(const float *from, T type) {
+__device__ inline unsigned load_pair(const float *from, float scale, T type) {
   float2 pair = *reinterpret_cast<const float2 *>(from);
-  return pack(pair.x, pair.y, type);
+  return pack(pair.x * scale, pair.y * scale, type);
 }
 
 /* 16 · TILES left rows in the registers of a warp, of each 64 of their first 64 · STEPS columns the sixteen of its depth
@@ -65,37 +65,44 @@ template <typename T, int TILES, int STEPS>
 struct Left {
   unsigned pairs[TILES][STEPS][4];
 
-  /* Rows from `first` on, 0 from `end` on; columns, 0 from 64 · WANTED on. */
-  template <int WANTED, typename Rows>
-  __device__ void load(const Rows &rows, int first, int end, int depth_group) {
+  /* Rows from `first` on, 0 from `end` on; columns, 0 from 64 · WANTED on. Floats are multiplied by scale_of(row - first). */
+  template <int WANTED, typename Rows, typename ScaleOf>
+  __device__ void load(const Rows &rows, int first, int end, int depth_group, ScaleOf scale_of) {
     const int lane = threadIdx.x % 32, column = depth_group * 16 + lane % 4 * 2;
 #pragma unroll
     for (int r = 0; r < TILES; r++)
 #pragma unroll
       for (int half = 0; half < 2; half++) {
-        const int row = first + r * 16 + half * 8 + lane / 4;
-        const bool is_there = row < end;
-        const auto *nope = rows.at(is_there ? row : 0, 0) + column;
-        const auto *rope = rows.at(is_there ? row : 0, MLA_DECODE_DN) + column;
+        const int row = r * 16 + half * 8 + lane / 4;
+        const bool is_there = first + row < end;
+        const auto *nope = rows.at(is_there ? first + row : 0, 0) + column;
+        const auto *rope = rows.at(is_there ? first + row : 0, MLA_DECODE_DN) + column;
+        const float scale = scale_of(row);
 #pragma unroll
         for (int step = 0; step < STEPS; step++) {
           const auto *from = step * 64 < MLA_DECODE_DN ? nope + step * 64 : rope + (step * 64 - MLA_DECODE_DN);
 #pragma unroll
           for (int i = 0; i < 2; i++)
-            pairs[r][step][half + 2 * i] = is_there && step < WANTED ? load_pair(from + i * 8, T()) : 0;
+            pairs[r][step][half + 2 * i] = is_there && step < WANTED ? load_pair(from + i * 8, scale, T()) : 0;
         }
       }
   }
+  template <int WANTED, typename Rows>
+  __device__ void load(const Rows &rows, int first, int end, int depth_group) {
+    load<WANTED>(rows, first, end, depth_group, [](int) { return 1.0f; });
+  }
 };
 
-/* 8 bytes into shared memory, 16 bytes from there. */
-__device__ inline void store_pair(unsigned to, float first, float second) {
-  asm volatile("st.shared.v2.f32 [%0], {%1,%2};" ::"r"(to), "f"(first), "f"(second) : "memory");
+/* Eight neighbours as a chunk of shared memory, 0 and no access unless is_there: begun, or of floats done. */
+template <typename T>
+__device__ inline void copy_chunk(unsigned to, const T *from, bool is_there) {
+  copy_async(to, from, is_there);
 }
-__device__ inline float4 load_four(unsigned from) {
-  float4 to;
-  asm volatile("ld.shared.v4.f32 {%0,%1,%2,%3}, [%4];" : "=f"(to.x), "=f"(to.y), "=f"(to.z), "=f"(to.w) : "r"(from) : "memory");
-  return to;
+template <typename T>
+__device__ inline void copy_chunk(unsigned to, const float *from, bool is_there) {
+  float4 low{}, high{};
+  if (is_there) low = reinterpret_cast<const float4 *>(from)[0], high = reinterpret_cast<const float4 *>(from)[1];
+  store_chunk(to, pack(low.x, low.y, T()), pack(low.z, low.w, T()), pack(high.x, high.y, T()), pack(high.z, high.w, T()));
 }
 
 /* Parts of products in shared memory, [DEPTH_GROUPS][ROWS][COLUMNS]. Groups of four columns change places with the row's
@@ -182,63 +189,81 @@ __device__ inline void add_weighted(float (&sums)[TILES][GROUPS][4], const Tile<
   }
 }
 
-/* sums *= factors[row]. */
+/* sums *= factors[row], which are in shared memory. */
 template <int TILES, int GROUPS>
-__device__ inline void scale_rows(float (&sums)[TILES][GROUPS][4], const float *factors) {
+__device__ inline void scale_rows(float (&sums)[TILES][GROUPS][4], unsigned factors) {
 #pragma unroll
   for (int r = 0; r < TILES; r++)
 #pragma unroll
     for (int half = 0; half < 2; half++) {
-      const float factor = factors[r * 16 + half * 8 + threadIdx.x % 32 / 4];
+      const float factor = load_float(factors + (r * 16 + half * 8 + threadIdx.x % 32 / 4) * 4);
 #pragma unroll
       for (int c = 0; c < GROUPS; c++) sums[r][c][half * 2] *= factor, sums[r][c][half * 2 + 1] *= factor;
     }
 }
 
-template <typename T>
-__device__ inline void store_four(T *to, float a, float b, float c, float d) {
-  *reinterpret_cast<uint2 *>(to) = make_uint2(pack(a, b, T()), pack(c, d, T()));
-}
-__device__ inline void store_four(float *to, float a, float b, float c, float d) {
-  *reinterpret_cast<float4 *>(to) = make_float4(a, b, c, d);
-}
-
-/* Writes sums at `row_at`(row), columns [0, 8 · GROUPS) there, for the rows below `rows`. Neighbouring lanes swap pairs of
-   two groups of columns, so that each writes four neighbours. */
+/* Writes sums at row_at(row), columns [0, 8 · GROUPS) there, for the rows below `rows`. */
 template <typename E, int TILES, int GROUPS, typename RowAt>
 __device__ inline void store_rows(const float (&sums)[TILES][GROUPS][4], int rows, RowAt row_at) {
   const int lane = threadIdx.x % 32;
-  const bool is_odd = lane % 2;
 #pragma unroll
   for (int r = 0; r < TILES; r++)
 #pragma unroll
     for (int half = 0; half < 2; half++) {
       const int row = r * 16 + half * 8 + lane / 4;
-      E *to = row < rows ? row_at(row) + is_odd * 8 + lane % 4 / 2 * 4 : nullptr;
+      E *to = row_at(row < rows ? row : 0);
 #pragma unroll
       for (int c = 0; c < GROUPS; c += 2) {
-        const float(&first)[4] = sums[r][c], (&second)[4] = sums[r][c + 1];
-        const float x = __shfl_xor_sync(~0u, is_odd ? first[half * 2] : second[half * 2], 1);
-        const float y = __shfl_xor_sync(~0u, is_odd ? first[half * 2 + 1] : second[half * 2 + 1], 1);
-        if (row >= rows) continue;
-        if (is_odd) store_four(to + c * 8, x, y, second[half * 2], second[half * 2 + 1]);
-        else store_four(to + c * 8, first[half * 2], first[half * 2 + 1], x, y);
+        const float(&first)[4] = sums[r][c], (&second)[4] = sums[r][GROUPS == 1 ? 0 : c + 1];
+        if constexpr (sizeof(E) == 4) {
+          if (row >= rows) continue;
+          float2 *pair = reinterpret_cast<float2 *>(to + c * 8 + lane % 4 * 2);
+          pair[0] = make_float2(first[half * 2], first[half * 2 + 1]);
+          if (GROUPS > 1) pair[4] = make_float2(second[half * 2], second[half * 2 + 1]);
+        } else {
+          /* lanes swap pairs of two groups of columns with their neighbours, so that each writes four of one */
+          const unsigned pairs[2] = {pack(first[half * 2], first[half * 2 + 1], E()),
+                                     pack(second[half * 2], second[half * 2 + 1], E())};
+          const unsigned other = __shfl_xor_sync(~0u, lane % 2 ? pairs[0] : pairs[1], 1);
+          if (row >= rows || (GROUPS == 1 && lane % 2)) continue;
+          *reinterpret_cast<uint2 *>(to + c * 8 + lane % 2 * 8 + lane % 4 / 2 * 4) =
+              lane % 2 ? make_uint2(other, pairs[1]) : make_uint2(pairs[0], other);
+        }
       }
     }
 }
 
-/* As copy_rows, at once: floats on their way through registers. */
-template <typename T, int ROWS, int COLUMNS, typename Rows>
-__device__ inline void convert_rows(const Tile<T, ROWS, COLUMNS> &tile, const Rows &rows, int first, int lo, int hi) {
-#pragma unroll 1
-  for (int i = threadIdx.x; i < ROWS * COLUMNS / CHUNK; i += THREADS) {
-    const int row = i / (COLUMNS / CHUNK), chunk = i % (COLUMNS / CHUNK), position = first + row;
-    float4 low{}, high{};
-    if (position >= lo && position < hi) {
-      const float4 *from = reinterpret_cast<const float4 *>(rows.at(position, chunk * CHUNK));
-      low = from[0], high = from[1];
-    }
-    store_chunk(tile.address(row, chunk), pack(low.x, low.y, T()), pack(low.z, low.w, T()), pack(high.x, high.y, T()),
-                pack(high.z, high.w, T()));
+/* Copies the keys of a walk over the cache, of type E in memory, a tile of 32 each time: eight threads a key. Floats are
+   converted at once, on their way through registers. */
+template <typename T, typename E>
+struct CacheWalk {
+  using KTile = Tile<T, MLA_DECODE_BLOCK_K, MLA_DECODE_DQK>;
+  static_assert(THREADS == MLA_DECODE_BLOCK_K * 8, "eight threads a key");
+
+  const E *latent, *rope; /* of this thread's next key and its chunks */
+  int64_t latent_step, rope_step;
+  unsigned place;
+  int key, end;
+
+  __device__ CacheWalk(const MlaParams &p, int batch, Range keys)
+      : latent_step(p.k.position * MLA_DECODE_BLOCK_K),
+        rope_step(p.k_rope.position * MLA_DECODE_BLOCK_K),
+        place(KTile{0}.address(threadIdx.x / 8, threadIdx.x % 8)),
+        key(keys.lo + threadIdx.x / 8),
+        end(keys.hi) {
+    const HeadRows<E> rows(p.k, p.k_rope, MLA_DECODE_DN, batch, 0);
+    latent = rows.at(key, 0) + threadIdx.x % 8 * CHUNK;
+    rope = rows.at(key, MLA_DECODE_DN) + threadIdx.x % 8 * CHUNK;
   }
-}
+
+  /* The next tile, to the stage that starts at `stage`. */
+  __device__ void copy(unsigned stage) {
+    const unsigned to = stage + place;
+#pragma unroll(sizeof(E) == 4 ? 1 : 9)
+    for (int i = 0; i < MLA_DECODE_DQK / 64; i++)
+      copy_chunk<T>(to + i * 128, i * 64 < MLA_DECODE_DN ? latent + i * 64 : rope + (i * 64 - MLA_DECODE_DN), key < end);
+    latent += latent_step;
+    rope += rope_step;
+    key += MLA_DECODE_BLOCK_K;
+  }
+};

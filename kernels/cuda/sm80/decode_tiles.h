@@ -19,10 +19,10 @@ enum {
   F(16, 4)                  \
   F(64, 3)
 
-/* Bytes of shared memory: keys, parts of scores, weights, and a factor for each row. */
+/* Bytes of shared memory: keys, parts of scores, weights of two tiles, and a factor for each row. */
 #define MLA_DECODE_SHARED(BLOCK_Q, STAGES)                                    \
   ((STAGES) * MLA_DECODE_BLOCK_K * MLA_DECODE_DQK * 2 +                       \
    MLA_DECODE_DEPTH_GROUPS * (BLOCK_Q) * MLA_DECODE_BLOCK_K * 4 +             \
-   (BLOCK_Q) * MLA_DECODE_BLOCK_K * 2 + (BLOCK_Q) * 4)
+   2 * (BLOCK_Q) * MLA_DECODE_BLOCK_K * 2 + (BLOCK_Q) * 4)
 
 #endif

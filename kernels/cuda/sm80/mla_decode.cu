@@ -6,7 +6,8 @@
      P = 2^(scores − reference)  four threads a row; a reference moves only when a score is 2^MOST_ABOVE times as heavy, so
                                  that sums seldom have to be scaled
      sums += P · V
-   The products of the next tile's scores are formed beside those of this tile's sums, between the same two barriers.
+   Between two barriers are the products of the next tile's scores; between the next two its weights and this tile's sums,
+   which half of the warps take in the other order, so that tensor cores work while weights are found.
    grid: (tiles of rows, splits, batch). With splits the normalised sums go to partial_out [batch][splits][rows][DN], in the
    tensors' type, and their lse to partial_lse [batch][splits][rows]; mla_merge.cu takes both. */
 #include "decode_tile.cuh"
@@ -52,7 +53,7 @@ struct Online {
   }
 };
 
-template <typename T, int BLOCK_Q, int STAGES>
+template <typename T, typename E, int BLOCK_Q, int STAGES>
 __device__ inline void decode(const MlaArguments &a) {
   constexpr int TILES = BLOCK_Q < 32 ? 1 : 2; /* of 16 rows, of a warp's products */
   constexpr int ROW_GROUPS = BLOCK_Q / (TILES * 16), KEY_GROUPS = WARPS / DEPTH_GROUPS / ROW_GROUPS;
@@ -60,14 +61,13 @@ __device__ inline void decode(const MlaArguments &a) {
   using KTile = Tile<T, BLOCK_K, DN + DR>;
   using PTile = Tile<T, BLOCK_Q, BLOCK_K>;
   using Scores = Parts<BLOCK_Q, BLOCK_K>;
-  static_assert(STAGES * KTile::BYTES + Scores::BYTES + PTile::BYTES + BLOCK_Q * 4 == MLA_DECODE_SHARED(BLOCK_Q, STAGES),
+  static_assert(STAGES * KTile::BYTES + Scores::BYTES + 2 * PTile::BYTES + BLOCK_Q * 4 == MLA_DECODE_SHARED(BLOCK_Q, STAGES),
                 "as the plan says");
 
   extern __shared__ __align__(128) char shared[];
   const unsigned start = static_cast<unsigned>(__cvta_generic_to_shared(shared));
   const Scores parts{start + STAGES * KTile::BYTES};
-  const PTile weights{start + STAGES * KTile::BYTES + Scores::BYTES};
-  float *factors = reinterpret_cast<float *>(shared + STAGES * KTile::BYTES + Scores::BYTES + PTile::BYTES);
+  const unsigned weights = parts.start + Scores::BYTES, factors = weights + 2 * PTile::BYTES;
 
   const MlaParams &p = a.params;
   const int first_row = blockIdx.x * BLOCK_Q, split = blockIdx.y, batch = blockIdx.z, rows = p.sq * p.hq;
@@ -81,65 +81,55 @@ __device__ inline void decode(const MlaArguments &a) {
   const Range keys = part_of<BLOCK_K>(keys_of_rows(visibility, p, first_row, BLOCK_Q), split, a.splits);
   const int tiles = (max(keys.hi - keys.lo, 0) + BLOCK_K - 1) / BLOCK_K;
 
+  auto stage_of = [&](unsigned tile) { return start + tile % STAGES * KTile::BYTES; };
+  CacheWalk<T, E> walk(p, batch, keys);
   auto copy = [&](int tile) {
-    const KTile k_tile{start + tile % STAGES * KTile::BYTES};
-    const int first = keys.lo + tile * BLOCK_K;
-    if (tile < tiles) {
-      if (p.type == MLA_FLOAT32)
-        convert_rows(k_tile, HeadRows<float>(p.k, p.k_rope, DN, batch, 0), first, keys.lo, keys.hi);
-      else
-        copy_rows<THREADS>(k_tile, HeadRows<T>(p.k, p.k_rope, DN, batch, 0), first, keys.lo, keys.hi);
-    }
+    if (tile < tiles) walk.copy(stage_of(tile));
     commit_copies();
   };
-#pragma unroll
+#pragma unroll 1
   for (int tile = 0; tile < STAGES - 1; tile++) copy(tile);
 
   Left<T, TILES, STEPS> q;
-  if (p.type == MLA_FLOAT32)
-    q.template load<STEPS>(PackedRows<float>(p.q, p.q_rope, DN, batch, p.hq), first_row + warp_row, rows, depth_group);
-  else
-    q.template load<STEPS>(PackedRows<T>(p.q, p.q_rope, DN, batch, p.hq), first_row + warp_row, rows, depth_group);
-
-  /* F1 */
-  auto multiply_tile = [&](int tile) {
-    const KTile k_tile{start + tile % STAGES * KTile::BYTES};
-    multiply_parts<STEPS, KEYS>(parts, q, warp_row, k_tile, warp_key, depth_group);
-  };
+  q.template load<STEPS>(PackedRows<E>(p.q, p.q_rope, DN, batch, p.hq), first_row + warp_row, rows, depth_group);
   Online<T, BLOCK_Q> online;
   online.seen = is_weigher && own_row < rows ? visibility.keys_of(own_row / p.hq) : Range{0, 0};
   online.scale = p.softmax_scale * LOG2_E;
   float sums[BLOCK_Q / 16][COLUMNS / 8][4] = {};
+  float factor = 1;
 
-  wait_for_copies<STAGES - 2>();
-  __syncthreads();
-  if (tiles > 0) multiply_tile(0);
-  for (int tile = 0; tile < tiles; tile++) {
-    __syncthreads(); /* the parts of the scores are there, and nobody reads the last tile */
-    copy(tile + STAGES - 1);
-
-    /* F2, F3 so far */
-    float factor = 1;
-    if (is_weigher) {
-      factor = online.weigh(parts, weights, keys.lo + tile * BLOCK_K);
-      if (threadIdx.x % 4 == 0) factors[threadIdx.x / 4] = factor;
-    }
-    wait_for_copies<STAGES - 2>();
-    /* the weights and the next tile are there */
+  /* tile -1 has no sums, and behind the last tile there are no scores */
+#pragma unroll 1
+  for (int tile = -1; tile < tiles; tile++) {
+    const bool has_next = tile + 1 < tiles;
+    wait_for_copies<STAGES - 3>();
+    /* the weights and the next keys are there, and nobody reads the last ones */
     if (__syncthreads_or(factor != 1)) scale_rows(sums, factors);
-    if (tile + 1 < tiles) multiply_tile(tile + 1);
+    factor = 1;
+    if (tile >= 0) copy(tile + STAGES - 1);
 
-    /* F4 so far */
-    const KTile k_tile{start + tile % STAGES * KTile::BYTES};
-    add_weighted<BLOCK_K>(sums, weights, 0, k_tile, warp * COLUMNS);
+    /* F1 */
+    if (has_next) multiply_parts<STEPS, KEYS>(parts, q, warp_row, KTile{stage_of(tile + 1)}, warp_key, depth_group);
+    __syncthreads(); /* the scores are there, and nobody reads the factors */
+
+#pragma unroll 1
+    for (int turn = 0; turn < 2; turn++)
+      if ((turn == 0) == (warp < WARPS / 2)) {
+        /* F2, F3 so far, of the next tile */
+        if (!has_next || !is_weigher) continue;
+        factor = online.weigh(parts, PTile{weights + (tile + 1) % 2 * PTile::BYTES}, keys.lo + (tile + 1) * BLOCK_K);
+        if (threadIdx.x % 4 == 0) store_float(factors + threadIdx.x, factor);
+      } else if (tile >= 0) {
+        /* F4 so far */
+        add_weighted<BLOCK_K>(sums, PTile{weights + tile % 2 * PTile::BYTES}, 0, KTile{stage_of(tile)}, warp * COLUMNS);
+      }
   }
 
   /* F2, F3, F4 */
-  __syncthreads(); /* nobody reads the factors */
   if (is_weigher) {
     const float total = sum_of_quad(online.total);
     if (threadIdx.x % 4 == 0) {
-      factors[threadIdx.x / 4] = total > 0 ? 1 / total : 0;
+      store_float(factors + threadIdx.x, total > 0 ? 1 / total : 0);
       const float lse = total > 0 ? online.reference * LN_2 + logf(total) : -INFINITY;
       if (own_row < rows)
         (a.splits > 1 ? a.partial_lse[first_partial + threadIdx.x / 4] : p.lse[stat_index(p, batch, own_row)]) = lse;
@@ -148,23 +138,20 @@ __device__ inline void decode(const MlaArguments &a) {
   if (a.splits > 1 && tiles == 0) return; /* with an lse of -inf nobody reads the sums */
   __syncthreads();
   scale_rows(sums, factors);
-  auto store = [&](auto type) {
-    using E = decltype(type);
-    const PackedRows<E> out(p.out, p.out, DN, batch, p.hq);
-    store_rows<E>(sums, rows - first_row, [&](int row) {
-      return a.splits > 1 ? static_cast<E *>(a.partial_out) + (first_partial + row) * DN + warp * COLUMNS
-                          : out.at(first_row + row, warp * COLUMNS);
-    });
-  };
-  if (p.type == MLA_FLOAT32) store(float());
-  else store(T());
+  const PackedRows<E> out(p.out, p.out, DN, batch, p.hq);
+  E *partial_out = static_cast<E *>(a.partial_out) + first_partial * DN + warp * COLUMNS;
+  store_rows<E>(sums, rows - first_row, [&](int row) {
+    return a.splits > 1 ? partial_out + row * DN : out.at(first_row + row, warp * COLUMNS);
+  });
 }
 
-#define KERNEL(BLOCK_Q, STAGES)                                                                                          \
-  extern "C" __global__ void __launch_bounds__(THREADS) mla_decode_f16_##BLOCK_Q(const __grid_constant__ MlaArguments a) { \
-    decode<__half, BLOCK_Q, STAGES>(a);                                                                                  \
-  }                                                                                                                      \
-  extern "C" __global__ void __launch_bounds__(THREADS) mla_decode_bf16_##BLOCK_Q(const __grid_constant__ MlaArguments a) { \
-    decode<__nv_bfloat16, BLOCK_Q, STAGES>(a);                                                                           \
+#define KERNEL(NAME, T, E, BLOCK_Q, STAGES)                                                                              \
+  extern "C" __global__ void __launch_bounds__(THREADS) mla_decode_##NAME##_##BLOCK_Q(const __grid_constant__ MlaArguments a) { \
+    decode<T, E, BLOCK_Q, STAGES>(a);                                                                                    \
   }
-MLA_DECODE_TILES(KERNEL)
+#define KERNELS(BLOCK_Q, STAGES)                                 \
+  KERNEL(f16, __half, __half, BLOCK_Q, STAGES)                   \
+  KERNEL(bf16, __nv_bfloat16, __nv_bfloat16, BLOCK_Q, STAGES)    \
+  KERNEL(f32_as_f16, __half, float, BLOCK_Q, STAGES)             \
+  KERNEL(f32_as_bf16, __nv_bfloat16, float, BLOCK_Q, STAGES)
+MLA_DECODE_TILES(KERNELS)

@@ -27,12 +27,17 @@ static int splits_of(const MlaDevice *device, int64_t blocks, int steps) {
 
 typedef struct {
   int block_q, shared_bytes;
-  const char *f16, *bf16;
+  const char *functions[4]; /* as of function_of */
 } Tile;
 
+#define FUNCTIONS(STEM, END) {STEM "_f16" END, STEM "_bf16" END, STEM "_f32_as_f16" END, STEM "_f32_as_bf16" END}
 #define TILE(BLOCK_Q, STAGES) \
-  {BLOCK_Q, MLA_DECODE_SHARED(BLOCK_Q, STAGES), "mla_decode_f16_" #BLOCK_Q, "mla_decode_bf16_" #BLOCK_Q},
+  {BLOCK_Q, MLA_DECODE_SHARED(BLOCK_Q, STAGES), FUNCTIONS("mla_decode", "_" #BLOCK_Q)},
 static const Tile tiles[] = {MLA_DECODE_TILES(TILE)};
+
+static const char *function_of(const char *const functions[4], const MlaParams *p) {
+  return functions[(p->type == MLA_FLOAT32) * 2 + (mla_multiplied_type(p) == MLA_BFLOAT16)];
+}
 
 static void plan_merge(const MlaArguments *arguments, MlaPlan *plan) {
   const MlaParams *p = &arguments->params;
@@ -45,7 +50,7 @@ static void plan_merge(const MlaArguments *arguments, MlaPlan *plan) {
   launch->threads = MLA_MERGE_THREADS;
 }
 
-static int plan_forward(const MlaDevice *device, MlaType type, const MlaParams *p, void *workspace, MlaPlan *plan) {
+static int plan_forward(const MlaDevice *device, const MlaParams *p, void *workspace, MlaPlan *plan) {
   const int rows = p->sq * p->hq, last = sizeof tiles / sizeof *tiles - 1;
   const Tile *tile = tiles;
   while (tile < tiles + last && tile->block_q < rows) tile++;
@@ -58,7 +63,7 @@ static int plan_forward(const MlaDevice *device, MlaType type, const MlaParams *
     arguments.partial_out = mla_take(plan, workspace, partials * p->dv * (p->type == MLA_FLOAT32 ? 4 : 2));
     arguments.partial_lse = mla_take(plan, workspace, partials * 4);
   }
-  MlaLaunch *launch = mla_launch(plan, "sm80/mla_decode", type == MLA_FLOAT16 ? tile->f16 : tile->bf16, &arguments);
+  MlaLaunch *launch = mla_launch(plan, "sm80/mla_decode", function_of(tile->functions, p), &arguments);
   launch->grid[0] = (unsigned)blocks;
   launch->grid[1] = (unsigned)arguments.splits;
   launch->grid[2] = (unsigned)p->batch;
@@ -76,5 +81,5 @@ int mla_plan_sm80_decode(const MlaDevice *device, MlaKernel kernel, const MlaPar
   if (p->batch < 1 || p->batch > 65535 || p->hq < 1 || p->sq < 1) return 0;
   for (size_t i = 0; i < sizeof rows / sizeof *rows; i++)
     if (!mla_is_aligned(rows[i], p->type)) return 0;
-  return kernel == MLA_FORWARD ? plan_forward(device, type, p, workspace, plan) : 0;
+  return kernel == MLA_FORWARD ? plan_forward(device, p, workspace, plan) : 0;
 }
