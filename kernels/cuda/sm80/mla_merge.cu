@@ -1,16 +1,15 @@
 /* Merges the splits of a forward: out = Σ exp(lse_s − lse) · out_s and lse = ln Σ exp(lse_s), as gradients/README.md says of
-   mergeStates, in the order of the splits' groups whatever the machine.
+   mergeStates.
    partial_out [batch][splits][rows][dv] in the type of out and partial_lse [batch][splits][rows], of packed rows (position ·
    hq + head); sums of splits that saw nothing are not used. A block has MLA_MERGE_COLUMNS columns of a row: a thread eight of
-   them, of every GROUPS-th split. grid: (rows, parts of the columns, batch). */
+   them, and a warp every WARPS-th split. The warps' sums are added in their order.
+   grid: (rows, parts of the columns, batch). */
 #include "../plan.h"
 #include "decode_tiles.h"
 #include "softmax.cuh"
 
-constexpr int THREADS = MLA_MERGE_THREADS;
-constexpr int COLUMN_THREADS = MLA_MERGE_COLUMNS / 8;
-constexpr int GROUPS = THREADS / COLUMN_THREADS;
-constexpr int BATCH = 4; /* splits of a thread under way */
+constexpr int BATCH = MLA_MERGE_BATCH; /* splits of a thread under way */
+static_assert(MLA_MERGE_COLUMNS == 32 * 8, "a warp has all columns");
 
 /* Eight neighbours as they lie in memory. */
 template <typename E>
@@ -35,22 +34,21 @@ __device__ inline float sum_of_warp(float x) {
 
 template <typename E>
 __device__ inline void merge(const MlaArguments &a) {
-  __shared__ __align__(16) float sums[GROUPS][MLA_MERGE_COLUMNS];
+  __shared__ __align__(16) float sums[MLA_MERGE_MOST_WARPS][MLA_MERGE_COLUMNS];
   const MlaParams &p = a.params;
-  const int row = blockIdx.x, batch = blockIdx.z, rows = gridDim.x;
-  const int position = row / p.hq, head = row % p.hq;
-  const int own = threadIdx.x % COLUMN_THREADS * 8, group = threadIdx.x / COLUMN_THREADS, lane = threadIdx.x % 32;
+  const int row = blockIdx.x, batch = blockIdx.z, rows = gridDim.x, warps = blockDim.x / 32;
+  const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
   const int64_t first = (int64_t)batch * a.splits * rows + row; /* of the first split */
   const float *partial_lse = a.partial_lse + first;
-  const E *partial_out = static_cast<const E *>(a.partial_out) + first * p.dv + blockIdx.y * MLA_MERGE_COLUMNS + own;
+  const E *partial_out = static_cast<const E *>(a.partial_out) + first * p.dv + blockIdx.y * MLA_MERGE_COLUMNS + lane * 8;
 
   Eight<E> parts[BATCH]; /* under way while the weights are found */
   auto load = [&](int split) {
 #pragma unroll
     for (int i = 0; i < BATCH; i++)
-      if (split + i * GROUPS < a.splits) parts[i].load(partial_out + (int64_t)(split + i * GROUPS) * rows * p.dv);
+      if (split + i * warps < a.splits) parts[i].load(partial_out + (int64_t)(split + i * warps) * rows * p.dv);
   };
-  load(group);
+  load(warp);
 
   /* every warp for itself */
   float most = -INFINITY, total = 0;
@@ -62,11 +60,11 @@ __device__ inline void merge(const MlaArguments &a) {
   total = sum_of_warp(total);
 
   float sum[8] = {};
-  for (int split = group; split < a.splits; split += BATCH * GROUPS) {
-    if (split != group) load(split);
+  for (int split = warp; split < a.splits; split += BATCH * warps) {
+    if (split != warp) load(split);
 #pragma unroll
     for (int n = 0; n < BATCH; n++) {
-      const float weight = split + n * GROUPS < a.splits ? weight_of(split + n * GROUPS) : 0;
+      const float weight = split + n * warps < a.splits ? weight_of(split + n * warps) : 0;
       if (weight > 0)
 #pragma unroll
         for (int i = 0; i < 8; i++) sum[i] += weight * parts[n][i];
@@ -74,27 +72,27 @@ __device__ inline void merge(const MlaArguments &a) {
   }
 #pragma unroll
   for (int i = 0; i < 8; i += 4)
-    *reinterpret_cast<float4 *>(&sums[group][own + i]) = make_float4(sum[i], sum[i + 1], sum[i + 2], sum[i + 3]);
+    *reinterpret_cast<float4 *>(&sums[warp][lane * 8 + i]) = make_float4(sum[i], sum[i + 1], sum[i + 2], sum[i + 3]);
   __syncthreads();
 
-  if (threadIdx.x < MLA_MERGE_COLUMNS) {
-    const int column = threadIdx.x;
+  const int position = row / p.hq, head = row % p.hq;
+  const float factor = total > 0 ? 1 / total : 0;
+  E *out = static_cast<E *>(p.out.start) + batch * p.out.batch + position * p.out.position + head * p.out.head +
+           blockIdx.y * MLA_MERGE_COLUMNS;
+  for (int column = threadIdx.x; column < MLA_MERGE_COLUMNS; column += blockDim.x) {
     float all = 0;
-#pragma unroll
-    for (int i = 0; i < GROUPS; i++) all += sums[i][column];
-    E *out = static_cast<E *>(p.out.start) + batch * p.out.batch + position * p.out.position + head * p.out.head;
-    out[blockIdx.y * MLA_MERGE_COLUMNS + column] = static_cast<E>(total > 0 ? all / total : 0);
+    for (int i = 0; i < warps; i++) all += sums[i][column];
+    out[column] = static_cast<E>(all * factor);
   }
   if (blockIdx.y == 0 && threadIdx.x == 0)
     p.lse[((int64_t)batch * p.hq + head) * p.sq + position] = total > 0 ? most + logf(total) : -INFINITY;
 }
 
-extern "C" __global__ void __launch_bounds__(THREADS) mla_merge_f16(const __grid_constant__ MlaArguments a) {
-  merge<__half>(a);
-}
-extern "C" __global__ void __launch_bounds__(THREADS) mla_merge_bf16(const __grid_constant__ MlaArguments a) {
-  merge<__nv_bfloat16>(a);
-}
-extern "C" __global__ void __launch_bounds__(THREADS) mla_merge_f32(const __grid_constant__ MlaArguments a) {
-  merge<float>(a);
-}
+#define KERNEL(NAME, E)                                                                       \
+  extern "C" __global__ void __launch_bounds__(MLA_MERGE_MOST_WARPS * 32)                     \
+      mla_merge_##NAME(const __grid_constant__ MlaArguments a) {                              \
+    merge<E>(a);                                                                              \
+  }
+KERNEL(f16, __half)
+KERNEL(bf16, __nv_bfloat16)
+KERNEL(f32, float)
