@@ -49,14 +49,32 @@ __device__ inline Range part_of(Range seen, int part, int parts) {
   return {lo, min(seen.hi, seen.lo + (int)((int64_t)tiles * (part + 1) / parts) * RIGHT)};
 }
 
+/* Eight neighbours as a chunk of shared memory, 0 and no access unless is_there: begun, or of floats done and multiplied. */
 template <typename T>
-__device__ inline unsigned load_pair(const T *from, float, T) {
-  return *reinterpret_cast<const unsigned *>(from);
+__device__ inline void copy_chunk(unsigned to, const T *from, bool is_there, float = 1) {
+  copy_async(to, from, is_there);
 }
 template <typename T>
-__device__ inline unsigned load_pair(const float *from, float scale, T type) {
-  float2 pair = *reinterpret_cast<const float2 *>(from);
-  return pack(pair.x * scale, pair.y * scale, type);
+__device__ inline void copy_chunk(unsigned to, const float *from, bool is_there, float by = 1) {
+  float4 low{}, high{};
+  if (is_there) low = reinterpret_cast<const float4 *>(from)[0], high = reinterpret_cast<const float4 *>(from)[1];
+  store_chunk(to, pack(low.x * by, low.y * by, T()), pack(low.z * by, low.w * by, T()), pack(high.x * by, high.y * by, T()),
+              pack(high.z * by, high.w * by, T()));
+}
+
+/* Copies the rows [first, first + ROWS), 0 from `end` on: eight threads a row, floats times `by`. */
+template <typename T, int ROWS, int COLUMNS, typename Rows>
+__device__ inline void copy_left(const Tile<T, ROWS, COLUMNS> &tile, const Rows &rows, int first, int end, float by = 1) {
+  const int c = threadIdx.x % 8;
+  for (int row = threadIdx.x / 8; row < ROWS; row += THREADS / 8) {
+    const bool is_there = first + row < end;
+    const int at = is_there ? first + row : 0;
+    const unsigned to = tile.address(row, c);
+    const auto *latent = rows.at(at, 0) + c * CHUNK, *rope = rows.at(at, MLA_DECODE_DN) + c * CHUNK;
+#pragma unroll
+    for (int i = 0; i < COLUMNS / 64; i++)
+      copy_chunk<T>(to + i * 128, i * 64 < MLA_DECODE_DN ? latent + i * 64 : rope + (i * 64 - MLA_DECODE_DN), is_there, by);
+  }
 }
 
 /* 16 · TILES left rows in the registers of a warp, of each 64 of their first 64 · STEPS columns the sixteen of its depth
@@ -65,45 +83,19 @@ template <typename T, int TILES, int STEPS>
 struct Left {
   unsigned pairs[TILES][STEPS][4];
 
-  /* Rows from `first` on, 0 from `end` on; columns, 0 from 64 · WANTED on. Floats are multiplied by scale_of(row - first). */
-  template <int WANTED, typename Rows, typename ScaleOf>
-  __device__ void load(const Rows &rows, int first, int end, int depth_group, ScaleOf scale_of) {
-    const int lane = threadIdx.x % 32, column = depth_group * 16 + lane % 4 * 2;
+  template <int ROWS, int COLUMNS>
+  __device__ void load(const Tile<T, ROWS, COLUMNS> &tile, int row, int depth_group) {
+    const unsigned from = tile.address(row + threadIdx.x % 16, depth_group * 2 + threadIdx.x % 32 / 16);
 #pragma unroll
     for (int r = 0; r < TILES; r++)
 #pragma unroll
-      for (int half = 0; half < 2; half++) {
-        const int row = r * 16 + half * 8 + lane / 4;
-        const bool is_there = first + row < end;
-        const auto *nope = rows.at(is_there ? first + row : 0, 0) + column;
-        const auto *rope = rows.at(is_there ? first + row : 0, MLA_DECODE_DN) + column;
-        const float scale = scale_of(row);
-#pragma unroll
-        for (int step = 0; step < STEPS; step++) {
-          const auto *from = step * 64 < MLA_DECODE_DN ? nope + step * 64 : rope + (step * 64 - MLA_DECODE_DN);
-#pragma unroll
-          for (int i = 0; i < 2; i++)
-            pairs[r][step][half + 2 * i] = is_there && step < WANTED ? load_pair(from + i * 8, scale, T()) : 0;
-        }
+      for (int step = 0; step < STEPS; step++) {
+        if (step < COLUMNS / 64) load_matrices(pairs[r][step], from + r * 16 * COLUMNS * 2 + step * 128);
+        else for (unsigned &pair : pairs[r][step]) pair = 0;
       }
-  }
-  template <int WANTED, typename Rows>
-  __device__ void load(const Rows &rows, int first, int end, int depth_group) {
-    load<WANTED>(rows, first, end, depth_group, [](int) { return 1.0f; });
   }
 };
 
-/* Eight neighbours as a chunk of shared memory, 0 and no access unless is_there: begun, or of floats done. */
-template <typename T>
-__device__ inline void copy_chunk(unsigned to, const T *from, bool is_there) {
-  copy_async(to, from, is_there);
-}
-template <typename T>
-__device__ inline void copy_chunk(unsigned to, const float *from, bool is_there) {
-  float4 low{}, high{};
-  if (is_there) low = reinterpret_cast<const float4 *>(from)[0], high = reinterpret_cast<const float4 *>(from)[1];
-  store_chunk(to, pack(low.x, low.y, T()), pack(low.z, low.w, T()), pack(high.x, high.y, T()), pack(high.z, high.w, T()));
-}
 
 /* Parts of products in shared memory, [DEPTH_GROUPS][ROWS][COLUMNS]. Groups of four columns change places with the row's
    number, so that neither the lanes of multiply_parts nor those of `sum` meet in a bank. */

@@ -58,7 +58,9 @@ __device__ inline void decode(const MlaArguments &a) {
   constexpr int TILES = BLOCK_Q < 32 ? 1 : 2; /* of 16 rows, of a warp's products */
   constexpr int ROW_GROUPS = BLOCK_Q / (TILES * 16), KEY_GROUPS = WARPS / DEPTH_GROUPS / ROW_GROUPS;
   constexpr int STEPS = (DN + DR) / 64, COLUMNS = DN / WARPS, KEYS = BLOCK_K / KEY_GROUPS;
+  constexpr int FIRST_TILES = STAGES - (BLOCK_Q + BLOCK_K - 1) / BLOCK_K; /* the queries come through the other stages */
   using KTile = Tile<T, BLOCK_K, DN + DR>;
+  using QTile = Tile<T, BLOCK_Q, DN + DR>;
   using PTile = Tile<T, BLOCK_Q, BLOCK_K>;
   using Scores = Parts<BLOCK_Q, BLOCK_K>;
   static_assert(STAGES * KTile::BYTES + Scores::BYTES + 2 * PTile::BYTES + BLOCK_Q * 4 == MLA_DECODE_SHARED(BLOCK_Q, STAGES),
@@ -87,11 +89,19 @@ __device__ inline void decode(const MlaArguments &a) {
     if (tile < tiles) walk.copy(stage_of(tile));
     commit_copies();
   };
+  const QTile q_tile{stage_of(FIRST_TILES)};
+  copy_left(q_tile, PackedRows<E>(p.q, p.q_rope, DN, batch, p.hq), first_row, rows);
+  commit_copies();
 #pragma unroll 1
-  for (int tile = 0; tile < STAGES - 1; tile++) copy(tile);
-
+  for (int tile = 0; tile < FIRST_TILES; tile++) copy(tile);
+  wait_for_copies<FIRST_TILES>();
+  __syncthreads();
   Left<T, TILES, STEPS> q;
-  q.template load<STEPS>(PackedRows<E>(p.q, p.q_rope, DN, batch, p.hq), first_row + warp_row, rows, depth_group);
+  q.load(q_tile, warp_row, depth_group);
+  __syncthreads();
+#pragma unroll 1
+  for (int tile = FIRST_TILES; tile < STAGES - 1; tile++) copy(tile);
+
   Online<T, BLOCK_Q> online;
   online.seen = is_weigher && own_row < rows ? visibility.keys_of(own_row / p.hq) : Range{0, 0};
   online.scale = p.softmax_scale * LOG2_E;
@@ -145,9 +155,10 @@ __device__ inline void decode(const MlaArguments &a) {
   });
 }
 
-#define KERNEL(NAME, T, E, BLOCK_Q, STAGES)                                                                              \
-  extern "C" __global__ void __launch_bounds__(THREADS) mla_decode_##NAME##_##BLOCK_Q(const __grid_constant__ MlaArguments a) { \
-    decode<T, E, BLOCK_Q, STAGES>(a);                                                                                    \
+#define KERNEL(NAME, T, E, BLOCK_Q, STAGES)                                    \
+  extern "C" __global__ void __launch_bounds__(THREADS)                        \
+      mla_decode_##NAME##_##BLOCK_Q(const __grid_constant__ MlaArguments a) {  \
+    decode<T, E, BLOCK_Q, STAGES>(a);                                          \
   }
 #define KERNELS(BLOCK_Q, STAGES)                                 \
   KERNEL(f16, __half, __half, BLOCK_Q, STAGES)                   \

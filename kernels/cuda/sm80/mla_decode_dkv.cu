@@ -2,8 +2,8 @@
 
    A block owns BLOCK_K keys and walks over the packed rows that see them, BLOCK_Q at a time, the steps of decode_tile.cuh:
      parts of scoresᵀ = K · Qᵀ (half of the warps) and dPᵀ = V · dOutᵀ (the others)
-     Pᵀ = 2^(scores − lse), dSᵀ = softmaxScale · P · (dP − delta)   four threads a key; as halves times a power of two of the
-                                                                    key's own
+     Pᵀ = 2^(scores − lse)
+     dSᵀ = softmaxScale · P · (dP − delta)    four threads a key; as halves P and dS times a power of two of the key's own
      sums += Pᵀ · dOut + dSᵀ · Q
    in the order of mla_decode.cu. Float rows of dOut come into the range of halves by a power of two of their own, and P is
    divided by it. grid: (tiles of keys, batch). */
@@ -119,8 +119,10 @@ struct DkvKey {
 template <typename T, typename E>
 __device__ inline void dkv(const MlaParams &p) {
   constexpr int STEPS = DQK / 64, VALUE_STEPS = DN / 64, COLUMNS = DN / WARPS;
-  static_assert(STAGES * (Stage<T>::BYTES + Stage<T>::STATS_BYTES) + Products::BYTES + 2 * WeightTile<T>::BYTES + BLOCK_K * 4 == MLA_DECODE_DKV_SHARED,
+  static_assert(STAGES * (Stage<T>::BYTES + Stage<T>::STATS_BYTES) + Products::BYTES + 2 * WeightTile<T>::BYTES +
+                        BLOCK_K * 4 == MLA_DECODE_DKV_SHARED,
                 "as the plan says");
+  static_assert(STAGES == 3 && Tile<T, BLOCK_K, DQK>::BYTES <= 2 * Stage<T>::BYTES, "the keys fit into two stages");
   static_assert(BLOCK_K == 32 && BLOCK_Q * 16 == THREADS, "a warp has all keys of one product, sixteen threads copy a row");
 
   extern __shared__ __align__(128) char shared[];
@@ -144,11 +146,18 @@ __device__ inline void dkv(const MlaParams &p) {
     if (tile < tiles) copy_stage<T, E>(stage_of(tile), p, batch, rows.lo + tile * BLOCK_Q, rows.hi);
     commit_copies();
   };
-#pragma unroll 1
-  for (int tile = 0; tile < STAGES - 1; tile++) copy(tile);
-
+  /* the keys come through the stages of the next two tiles */
+  const Tile<T, BLOCK_K, DQK> k_tile{stages + Stage<T>::BYTES};
+  copy(0);
+  copy_left(k_tile, HeadRows<E>(p.k, p.k_rope, DN, batch, 0), first_key, visibility.kv_length);
+  commit_copies();
+  wait_for_copies<0>();
+  __syncthreads();
   Left<T, BLOCK_K / 16, STEPS> left;
-  left.template load<STEPS>(HeadRows<E>(p.k, p.k_rope, DN, batch, 0), first_key, visibility.kv_length, depth_group);
+  left.load(k_tile, 0, depth_group);
+  __syncthreads();
+  copy(1);
+
   DkvKey<T> own;
   own.seen = packed(visibility.queries_of(first_key + threadIdx.x / 4));
   own.scale = p.softmax_scale;

@@ -2,8 +2,8 @@
 
    A block owns BLOCK_Q packed rows and a part of the keys that they see, the steps of decode_tile.cuh:
      parts of scores = Q · Kᵀ (half of the warps) and dP = dOut · Vᵀ (the others)
-     dS = 2^(scores − lse) · (dP − delta)   eight threads a row; as halves times a power of two of the row's own, and so are
-                                            float rows of dOut
+     dS = 2^(scores − lse) · (dP − delta)   eight threads a row; as halves times a power of two of the row's own, and so
+                                            are float rows of dOut
      sums += dS · K
    in the order of mla_decode.cu. grid: (tiles of rows, splits, batch). With splits the sums go to partial_out, floats
    [batch][splits][rows][DQK], which mla_decode_dq_sum adds up in their order. */
@@ -34,7 +34,8 @@ struct DqRow {
     };
     const float4 d_s{d_s_of(0, scores.x, d_p.x), d_s_of(1, scores.y, d_p.y), d_s_of(2, scores.z, d_p.z),
                      d_s_of(3, scores.w, d_p.w)};
-    const float factor = weight_scale.template fit<8>(fmaxf(fmaxf(fabsf(d_s.x), fabsf(d_s.y)), fmaxf(fabsf(d_s.z), fabsf(d_s.w))));
+    const float most = fmaxf(fmaxf(fabsf(d_s.x), fabsf(d_s.y)), fmaxf(fabsf(d_s.z), fabsf(d_s.w)));
+    const float factor = weight_scale.template fit<8>(most);
     const float by = weight_scale.scale;
     store_half_chunk(weights.address(row, column / CHUNK) + column % CHUNK * 2, pack(d_s.x * by, d_s.y * by, T()),
                      pack(d_s.z * by, d_s.w * by, T()));
@@ -64,6 +65,7 @@ __device__ inline void dq(const MlaArguments &a) {
   using KTile = Tile<T, BLOCK_K, DQK>;
   static_assert(STAGES * KTile::BYTES + Products::BYTES + 2 * DsTile<T>::BYTES + BLOCK_Q * 4 == MLA_DECODE_DQ_SHARED,
                 "as the plan says");
+  static_assert(STAGES == 3 && BLOCK_Q == BLOCK_K, "a tile of left rows fits into a stage");
   static_assert(BLOCK_Q == 32 && BLOCK_Q * 8 == THREADS, "a warp has all rows of one product, eight threads a row");
 
   extern __shared__ __align__(128) char shared[];
@@ -86,18 +88,23 @@ __device__ inline void dq(const MlaArguments &a) {
     if (tile < tiles) walk.copy(stage_of(tile));
     commit_copies();
   };
-#pragma unroll 1
-  for (int tile = 0; tile < STAGES - 1; tile++) copy(tile);
-
+  /* queries and dOut come through the stages of the next two tiles */
   const PackedRows<E> d_out(p.d_out, p.d_out, DN, batch, p.hq);
   const float row_scale = own_row < rows ? d_out_scale<T>(d_out.at(own_row, 0)) : 1;
-  store_float(factors + threadIdx.x / 8 * 4, row_scale);
+  const Tile<T, BLOCK_Q, DQK> q_tile{stage_of(1)};
+  const Tile<T, BLOCK_Q, DN> d_out_tile{stage_of(2)};
+  copy(0);
+  copy_left(q_tile, PackedRows<E>(p.q, p.q_rope, DN, batch, p.hq), first_row, rows);
+  copy_left(d_out_tile, d_out, first_row, rows, row_scale);
+  commit_copies();
+  wait_for_copies<0>();
   __syncthreads();
   Left<T, BLOCK_Q / 16, STEPS> left;
-  if (has_scores)
-    left.template load<STEPS>(PackedRows<E>(p.q, p.q_rope, DN, batch, p.hq), first_row, rows, depth_group);
-  else
-    left.template load<VALUE_STEPS>(d_out, first_row, rows, depth_group, [&](int row) { return load_float(factors + row * 4); });
+  if (has_scores) left.load(q_tile, 0, depth_group);
+  else left.load(d_out_tile, 0, depth_group);
+  __syncthreads();
+  copy(1);
+
   DqRow<T> own;
   const bool is_row = own_row < rows;
   own.seen = is_row ? visibility.keys_of(own_row / p.hq) : Range{0, 0};

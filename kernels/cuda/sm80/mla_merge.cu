@@ -1,5 +1,5 @@
-/* Merges the splits of a forward: out = Σ exp(lse_s − lse) · out_s and lse = ln Σ exp(lse_s), as gradients/README.md says of
-   mergeStates.
+/* Merges the splits of a forward: out = Σ exp(lse_s − lse) · out_s and lse = ln Σ exp(lse_s), as gradients/README.md
+   says of mergeStates.
    partial_out [batch][splits][rows][dv] in the type of out and partial_lse [batch][splits][rows], of packed rows (position ·
    hq + head); sums of splits that saw nothing are not used. A block has MLA_MERGE_COLUMNS columns of a row: a thread eight of
    them, and a warp every WARPS-th split. The warps' sums are added in their order.
