@@ -11,6 +11,7 @@ import type { Nvcc, Nvrtc } from './toolkit.js';
 const run = promisify(execFile);
 
 const here = import.meta.dirname;
+const imageFolder = join(here, '../../native/cuda');
 
 /** One .cu file and what became of it. */
 export interface Module {
@@ -40,8 +41,8 @@ const nvccFlags = ['-std=c++17', '--fatbin', '--compress-mode=size', '-Xptxas', 
 // LZ4, which also old drivers decompress
 const olderFlags = ['-64', '--compress-all', '--compress-mode=speed'];
 
-/** Compiles what has changed since the images in `folder` were made. */
-export async function buildModules(folder: string, nvcc: Nvcc): Promise<Module[]> {
+/** Compiles what has changed since the images were made that lie in native/cuda. */
+export async function buildModules(nvcc: Nvcc): Promise<Module[]> {
   const nvrtc = findNvrtc();
   if (!nvrtc) {
     console.error(
@@ -59,21 +60,16 @@ export async function buildModules(folder: string, nvcc: Nvcc): Promise<Module[]
   const work = async (): Promise<void> => {
     while (next < names.length) {
       const index = next++;
-      modules[index] = await buildModule(names[index], folder, nvcc, nvrtc);
+      modules[index] = await buildModule(names[index], nvcc, nvrtc);
     }
   };
   await Promise.all(Array.from({ length: availableParallelism() }, work));
   return modules;
 }
 
-async function buildModule(
-  name: string,
-  folder: string,
-  nvcc: Nvcc,
-  nvrtc: Nvrtc | undefined,
-): Promise<Module> {
+async function buildModule(name: string, nvcc: Nvcc, nvrtc: Nvrtc | undefined): Promise<Module> {
   const source = join(here, `${name}.cu`);
-  const stem = join(folder, name);
+  const stem = join(imageFolder, name);
   const image = `${stem}.fatbin`;
   const older = nvrtc ? `${stem}.older.fatbin` : undefined;
   const fingerprint = fingerprintOf(source, nvcc, nvrtc);

@@ -132,7 +132,7 @@ async function main(): Promise<void> {
   }
   const nvcc = findNvcc();
   if (!nvcc) console.error("build:native: for CPUs alone: no nvcc of CUDA 13 is here: 'npm run setup:nvcc'");
-  const modules = nvcc ? await buildModules(join(folder, 'cuda'), nvcc) : [];
+  const modules = nvcc ? await buildModules(nvcc) : [];
   const isFresh =
     existsSync(library) && existsSync(stamp) && readFileSync(stamp, 'utf8') === fingerprint(modules);
   if (!isFresh) await build(modules);

@@ -6,23 +6,20 @@
 #include "query_tile.cuh"
 #include "results.cuh"
 
-/* Scores become weights against the greatest score so far, in shared memory; returns what the row's sums so far are to be
-   multiplied by. */
+/* A row's scores become weights against the greatest score so far; returns what its sums so far are to be multiplied by. */
 template <class T>
-static __device__ __forceinline__ float weigh_row(const float (&scores)[T::THREAD_WALK], float *weights,
-                                                  float &row_max, float &row_total) {
+static __device__ __forceinline__ float weigh_row(float (&scores)[T::Walked::COUNT], float &row_max, float &row_total) {
   float greatest = row_max;
 #pragma unroll
-  for (int j = 0; j < T::THREAD_WALK; j++) greatest = fmaxf(greatest, scores[j]);
+  for (int j = 0; j < T::Walked::COUNT; j++) greatest = fmaxf(greatest, scores[j]);
 #pragma unroll
   for (int lane = T::LANES / 2; lane > 0; lane /= 2)
     greatest = fmaxf(greatest, __shfl_xor_sync(0xffffffff, greatest, lane));
   float reference = greatest == -INFINITY ? 0 : greatest, total = 0;
 #pragma unroll
-  for (int j = 0; j < T::THREAD_WALK; j++) {
-    float weight = exp2_of(scores[j] - reference);
-    weights[T::walked(j)] = weight;
-    total += weight;
+  for (int j = 0; j < T::Walked::COUNT; j++) {
+    scores[j] = exp2_of(scores[j] - reference);
+    total += scores[j];
   }
   float alpha = exp2_of(row_max - reference);
   row_max = greatest;
@@ -33,11 +30,11 @@ static __device__ __forceinline__ float weigh_row(const float (&scores)[T::THREA
 /* A block owns T::ROWS rows of queries and C::COLUMNS columns of their output. */
 template <class T, class C, bool IS_FAST>
 static __device__ __forceinline__ void attend(const MlaArguments &a) {
-  constexpr int STAGE = MLA_GENERAL_STAGE(T::ROWS, C::COLUMNS), WEIGHTS = T::ROWS * WEIGHTS_STRIDE;
+  constexpr int STAGE = MLA_GENERAL_STAGE(T::ROWS, C::COLUMNS), WEIGHTS = T::ROWS * WALK;
   extern __shared__ float4 shared[];
-  float *weights = (float *)shared;
-  Range *ranges = (Range *)(weights + WEIGHTS + 2 * STAGE);
-  Stages<STAGE> stages = {weights + WEIGHTS, 0};
+  Weights<T> weights = {(float *)shared};
+  Range *ranges = (Range *)(weights.memory + WEIGHTS + 2 * STAGE);
+  Stages<STAGE> stages = {weights.memory + WEIGHTS, 0};
 
   const MlaParams &p = a.params;
   QueryTile tile = query_tile<T::ROWS>(a, p.dv, C::COLUMNS);
@@ -46,41 +43,48 @@ static __device__ __forceinline__ void attend(const MlaArguments &a) {
   Operand v = value_operand(p, tile.batch, tile.kv_head, tile.kv_length);
   for (int row = threadIdx.x; row < T::ROWS; row += THREADS) ranges[row] = tile.keys_of(p, row);
 
-  float sums[T::THREAD_ROWS][C::COUNT], row_max[T::THREAD_ROWS], row_total[T::THREAD_ROWS];
+  float sums[T::Rows::COUNT][C::COUNT], row_max[T::Rows::COUNT], row_total[T::Rows::COUNT];
   clear(sums);
 #pragma unroll
-  for (int i = 0; i < T::THREAD_ROWS; i++) row_max[i] = -INFINITY, row_total[i] = 0;
+  for (int i = 0; i < T::Rows::COUNT; i++) row_max[i] = -INFINITY, row_total[i] = 0;
 
   int key = tile.first_key;
   float scale = p.softmax_scale * LOG2_E;
   auto load_scores = [&](int n, float *stage) {
-    stage_rows<IS_FAST, T::ROWS, CHUNK, CHUNK_STRIDE>(stage, q, tile.first_row, n * CHUNK);
-    stage_rows<IS_FAST, WALK, CHUNK, CHUNK_STRIDE>(stage + T::ROWS * CHUNK_STRIDE, k, key, n * CHUNK);
+    stage_chunk<IS_FAST, T::ROWS>(stage, q, tile.first_row, n * CHUNK);
+    stage_chunk<IS_FAST, WALK>(stage + MLA_GENERAL_CHUNK_FLOATS(T::ROWS), k, key, n * CHUNK);
   };
   auto load_values = [&](int n, float *stage) {
-    stage_rows<IS_FAST, C::SLICE, C::COLUMNS, C::COLUMNS>(stage, v, key + n * C::SLICE, tile.first_column);
+    stage_rows<IS_FAST, C::SLICE, C::COLUMNS>(stage, v, key + n * C::SLICE, tile.first_column);
   };
   if (key < tile.end_key) stages.begin(load_scores);
   while (key < tile.end_key) {
     /* F1 */
-    float scores[T::THREAD_ROWS][T::THREAD_WALK];
+    float scores[T::Rows::COUNT][T::Walked::COUNT];
     clear(scores);
     stages.product(
         slices_of(q.depth, CHUNK), load_scores, [&](float *stage) { load_values(0, stage); },
-        [&](int, const float *stage) { multiply_rows<T>(scores, stage, stage + T::ROWS * CHUNK_STRIDE); });
+        [&](int, const float *stage) { multiply_rows<T>(scores, stage); });
     /* F2, F3 so far */
     bool is_masked = tile.is_masked(key);
 #pragma unroll
-    for (int i = 0; i < T::THREAD_ROWS; i++) {
+    for (int i = 0; i < T::Rows::COUNT; i++) {
       Range seen = is_masked ? ranges[T::row(i)] : Range{0, 0};
 #pragma unroll
-      for (int j = 0; j < T::THREAD_WALK; j++) {
+      for (int j = 0; j < T::Walked::COUNT; j++) {
         int at = key + T::walked(j);
         scores[i][j] = is_masked && (at < seen.lo || at >= seen.hi) ? -INFINITY : scores[i][j] * scale;
       }
-      float alpha = weigh_row<T>(scores[i], weights + T::row(i) * WEIGHTS_STRIDE, row_max[i], row_total[i]);
+      float alpha = weigh_row<T>(scores[i], row_max[i], row_total[i]);
 #pragma unroll
       for (int c = 0; c < C::COUNT; c++) sums[i][c] *= alpha;
+    }
+#pragma unroll
+    for (int j = 0; j < T::Walked::COUNT; j++) {
+      float column[T::Rows::COUNT];
+#pragma unroll
+      for (int i = 0; i < T::Rows::COUNT; i++) column[i] = scores[i][j];
+      weights.write(column, T::walked(j));
     }
     /* F4 so far */
     int slices = slices_of(min(WALK, tile.end_key - key), C::SLICE);
@@ -95,7 +99,7 @@ static __device__ __forceinline__ void attend(const MlaArguments &a) {
 
   int64_t part = (int64_t)tile.split * p.batch * p.hq * p.sq;
 #pragma unroll
-  for (int i = 0; i < T::THREAD_ROWS; i++) {
+  for (int i = 0; i < T::Rows::COUNT; i++) {
     float total = row_total[i];
 #pragma unroll
     for (int lane = T::LANES / 2; lane > 0; lane /= 2) total += __shfl_xor_sync(0xffffffff, total, lane);
@@ -103,7 +107,7 @@ static __device__ __forceinline__ void attend(const MlaArguments &a) {
     int64_t stat = tile.stat(p, T::row(i));
     Target to = a.splits > 1 ? float_target((float *)a.partial_out, part + stat, 0, p.dv)
                              : target(p.out, p.type, tile.batch, tile.position(T::row(i)), tile.head(T::row(i)), 0, p.dv);
-    write_sums<C>(to, sums[i], tile.first_column, total == 0 ? 0 : 1 / total);
+    write_sums<C>(to, sums[i], T::lane(), tile.first_column, total == 0 ? 0 : 1 / total);
     float *lse = a.splits > 1 ? a.partial_lse + part : p.lse;
     if (T::lane() == 0 && tile.first_column == 0) lse[stat] = total == 0 ? -INFINITY : row_max[i] * LN_2 + logf(total);
   }

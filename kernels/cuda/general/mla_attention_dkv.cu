@@ -64,12 +64,12 @@ static __device__ __forceinline__ void stage_stats(float *lse, const MlaParams &
 template <class T, class CK, class CV, bool IS_DECODE, bool IS_FAST>
 static __device__ __forceinline__ void key_value_gradient(const MlaArguments &a) {
   constexpr int MOST_COLUMNS = CK::COLUMNS > CV::COLUMNS ? CK::COLUMNS : CV::COLUMNS;
-  constexpr int STAGE = MLA_GENERAL_STAGE(T::ROWS, MOST_COLUMNS), WEIGHTS = T::ROWS * WEIGHTS_STRIDE;
+  constexpr int STAGE = MLA_GENERAL_STAGE(T::ROWS, MOST_COLUMNS), WEIGHTS = T::ROWS * WALK;
   extern __shared__ float4 shared[];
-  float *weights = (float *)shared;
-  Range *ranges = (Range *)(weights + WEIGHTS + 2 * STAGE);
+  Weights<T> weights = {(float *)shared};
+  Range *ranges = (Range *)(weights.memory + WEIGHTS + 2 * STAGE);
   float *stats = (float *)(ranges + T::ROWS); /* of two walked tiles, in turn: lse and delta */
-  Stages<STAGE> stages = {weights + WEIGHTS, 0};
+  Stages<STAGE> stages = {weights.memory + WEIGHTS, 0};
 
   const MlaParams &p = a.params;
   int depth = p.dn + p.dr;
@@ -81,25 +81,25 @@ static __device__ __forceinline__ void key_value_gradient(const MlaArguments &a)
   int k_column = tile.part * CK::COLUMNS, v_column = tile.part * CV::COLUMNS;
   for (int key = threadIdx.x; key < T::ROWS; key += THREADS) ranges[key] = tile.rows_of(p, key);
 
-  float d_k[T::THREAD_ROWS][CK::COUNT], d_v[T::THREAD_ROWS][CV::COUNT];
+  float d_k[T::Rows::COUNT][CK::COUNT], d_v[T::Rows::COUNT][CV::COUNT];
   clear(d_k);
   clear(d_v);
 
   int row = tile.first_row, turn = 0;
   float scale = p.softmax_scale * LOG2_E;
   auto load_scores = [&](int n, float *stage) {
-    stage_rows<IS_FAST, T::ROWS, CHUNK, CHUNK_STRIDE>(stage, k, tile.first_key, n * CHUNK);
-    stage_rows<IS_FAST, WALK, CHUNK, CHUNK_STRIDE>(stage + T::ROWS * CHUNK_STRIDE, q, row, n * CHUNK);
+    stage_chunk<IS_FAST, T::ROWS>(stage, k, tile.first_key, n * CHUNK);
+    stage_chunk<IS_FAST, WALK>(stage + MLA_GENERAL_CHUNK_FLOATS(T::ROWS), q, row, n * CHUNK);
   };
   auto load_d_p = [&](int n, float *stage) {
-    stage_rows<IS_FAST, T::ROWS, CHUNK, CHUNK_STRIDE>(stage, v, tile.first_key, n * CHUNK);
-    stage_rows<IS_FAST, WALK, CHUNK, CHUNK_STRIDE>(stage + T::ROWS * CHUNK_STRIDE, d_out, row, n * CHUNK);
+    stage_chunk<IS_FAST, T::ROWS>(stage, v, tile.first_key, n * CHUNK);
+    stage_chunk<IS_FAST, WALK>(stage + MLA_GENERAL_CHUNK_FLOATS(T::ROWS), d_out, row, n * CHUNK);
   };
   auto load_queries = [&](int n, float *stage) {
-    stage_rows<IS_FAST, CK::SLICE, CK::COLUMNS, CK::COLUMNS>(stage, q, row + n * CK::SLICE, k_column);
+    stage_rows<IS_FAST, CK::SLICE, CK::COLUMNS>(stage, q, row + n * CK::SLICE, k_column);
   };
   auto load_d_out = [&](int n, float *stage) {
-    stage_rows<IS_FAST, CV::SLICE, CV::COLUMNS, CV::COLUMNS>(stage, d_out, row + n * CV::SLICE, v_column);
+    stage_rows<IS_FAST, CV::SLICE, CV::COLUMNS>(stage, d_out, row + n * CV::SLICE, v_column);
   };
   if (row < tile.end_row) {
     stages.begin(load_scores);
@@ -108,23 +108,24 @@ static __device__ __forceinline__ void key_value_gradient(const MlaArguments &a)
   while (row < tile.end_row) {
     const float *lse = stats + turn * 2 * WALK, *delta = lse + WALK;
     int count = min(WALK, tile.end_row - row);
-    float products[T::THREAD_ROWS][T::THREAD_WALK];
-    auto multiply = [&](int, const float *stage) { multiply_rows<T>(products, stage, stage + T::ROWS * CHUNK_STRIDE); };
+    float products[T::Rows::COUNT][T::Walked::COUNT];
+    auto multiply = [&](int, const float *stage) { multiply_rows<T>(products, stage); };
     /* F1 */
     clear(products);
     stages.product(slices_of(depth, CHUNK), load_scores, [&](float *stage) { load_d_out(0, stage); }, multiply);
     /* F3 */
     bool is_masked = tile.is_masked(row);
 #pragma unroll
-    for (int j = 0; j < T::THREAD_WALK; j++) {
+    for (int j = 0; j < T::Walked::COUNT; j++) {
       int at = row + T::walked(j);
-      float row_lse = lse[T::walked(j)] * LOG2_E;
+      float row_lse = lse[T::walked(j)] * LOG2_E, column[T::Rows::COUNT];
 #pragma unroll
-      for (int i = 0; i < T::THREAD_ROWS; i++) {
-        Range seeing = is_masked ? ranges[T::row(i)] : Range{0, 0};
-        weights[T::row(i) * WEIGHTS_STRIDE + T::walked(j)] =
-            is_masked && (at < seeing.lo || at >= seeing.hi) ? 0 : exp2_of(fmaf(products[i][j], scale, -row_lse));
+      for (int i = 0; i < T::Rows::COUNT; i++) {
+        Range seeing = is_masked ? ranges[T::row(i)] : Range{0, INT_MAX};
+        float weight = exp2_of(fmaf(products[i][j], scale, -row_lse));
+        column[i] = at >= seeing.lo && at < seeing.hi ? weight : 0;
       }
+      weights.write(column, T::walked(j));
     }
     /* B5 */
     stages.product(
@@ -138,11 +139,12 @@ static __device__ __forceinline__ void key_value_gradient(const MlaArguments &a)
     stages.product(slices_of(p.dv, CHUNK), load_d_p, [&](float *stage) { load_queries(0, stage); }, multiply);
     /* B3; a thread reads back what it wrote */
 #pragma unroll
-    for (int j = 0; j < T::THREAD_WALK; j++) {
-      float row_delta = delta[T::walked(j)];
+    for (int j = 0; j < T::Walked::COUNT; j++) {
+      float row_delta = delta[T::walked(j)], column[T::Rows::COUNT];
+      weights.read(column, T::walked(j));
 #pragma unroll
-      for (int i = 0; i < T::THREAD_ROWS; i++)
-        weights[T::row(i) * WEIGHTS_STRIDE + T::walked(j)] *= (products[i][j] - row_delta) * p.softmax_scale;
+      for (int i = 0; i < T::Rows::COUNT; i++) column[i] *= (products[i][j] - row_delta) * p.softmax_scale;
+      weights.write(column, T::walked(j));
     }
     /* B6, B7 */
     stages.product(
@@ -158,17 +160,17 @@ static __device__ __forceinline__ void key_value_gradient(const MlaArguments &a)
   }
 
 #pragma unroll
-  for (int i = 0; i < T::THREAD_ROWS; i++) {
+  for (int i = 0; i < T::Rows::COUNT; i++) {
     if (!tile.exists(T::row(i))) continue;
     int key = tile.first_key + T::row(i);
-    write_sums<CK>(target(p.d_k, p.type, tile.batch, key, tile.kv_head, 0, p.dn), d_k[i], k_column, 1);
+    write_sums<CK>(target(p.d_k, p.type, tile.batch, key, tile.kv_head, 0, p.dn), d_k[i], T::lane(), k_column, 1);
     if constexpr (!IS_DECODE)
-      write_sums<CV>(target(p.d_v, p.type, tile.batch, key, tile.kv_head, 0, p.dv), d_v[i], v_column, 1);
+      write_sums<CV>(target(p.d_v, p.type, tile.batch, key, tile.kv_head, 0, p.dv), d_v[i], T::lane(), v_column, 1);
     if (p.dr == 0) continue;
     int64_t part = ((int64_t)tile.kv_head * p.batch + tile.batch) * p.skv + key;
     Target rope = p.hkv > 1 ? float_target((float *)a.partial_out, part, p.dn, p.dr)
                             : target(p.d_k_rope, p.type, tile.batch, key, 0, p.dn, p.dr);
-    write_sums<CK>(rope, d_k[i], k_column, 1);
+    write_sums<CK>(rope, d_k[i], T::lane(), k_column, 1);
   }
 }
 

@@ -7,12 +7,12 @@
 /* A block owns T::ROWS rows of queries and C::COLUMNS columns of their gradient. */
 template <class T, class C, bool IS_FAST>
 static __device__ __forceinline__ void query_gradient(const MlaArguments &a) {
-  constexpr int STAGE = MLA_GENERAL_STAGE(T::ROWS, C::COLUMNS), WEIGHTS = T::ROWS * WEIGHTS_STRIDE;
+  constexpr int STAGE = MLA_GENERAL_STAGE(T::ROWS, C::COLUMNS), WEIGHTS = T::ROWS * WALK;
   extern __shared__ float4 shared[];
-  float *weights = (float *)shared;
-  Range *ranges = (Range *)(weights + WEIGHTS + 2 * STAGE);
+  Weights<T> weights = {(float *)shared};
+  Range *ranges = (Range *)(weights.memory + WEIGHTS + 2 * STAGE);
   float *lse = (float *)(ranges + T::ROWS), *delta = lse + T::ROWS; /* lse in powers of 2 */
-  Stages<STAGE> stages = {weights + WEIGHTS, 0};
+  Stages<STAGE> stages = {weights.memory + WEIGHTS, 0};
 
   const MlaParams &p = a.params;
   QueryTile tile = query_tile<T::ROWS>(a, p.dn + p.dr, C::COLUMNS);
@@ -27,52 +27,54 @@ static __device__ __forceinline__ void query_gradient(const MlaArguments &a) {
     delta[row] = exists ? p.delta[tile.stat(p, row)] : 0;
   }
 
-  float sums[T::THREAD_ROWS][C::COUNT];
+  float sums[T::Rows::COUNT][C::COUNT];
   clear(sums);
 
   int key = tile.first_key;
   float scale = p.softmax_scale * LOG2_E;
   auto load_scores = [&](int n, float *stage) {
-    stage_rows<IS_FAST, T::ROWS, CHUNK, CHUNK_STRIDE>(stage, q, tile.first_row, n * CHUNK);
-    stage_rows<IS_FAST, WALK, CHUNK, CHUNK_STRIDE>(stage + T::ROWS * CHUNK_STRIDE, k, key, n * CHUNK);
+    stage_chunk<IS_FAST, T::ROWS>(stage, q, tile.first_row, n * CHUNK);
+    stage_chunk<IS_FAST, WALK>(stage + MLA_GENERAL_CHUNK_FLOATS(T::ROWS), k, key, n * CHUNK);
   };
   auto load_d_p = [&](int n, float *stage) {
-    stage_rows<IS_FAST, T::ROWS, CHUNK, CHUNK_STRIDE>(stage, d_out, tile.first_row, n * CHUNK);
-    stage_rows<IS_FAST, WALK, CHUNK, CHUNK_STRIDE>(stage + T::ROWS * CHUNK_STRIDE, v, key, n * CHUNK);
+    stage_chunk<IS_FAST, T::ROWS>(stage, d_out, tile.first_row, n * CHUNK);
+    stage_chunk<IS_FAST, WALK>(stage + MLA_GENERAL_CHUNK_FLOATS(T::ROWS), v, key, n * CHUNK);
   };
   auto load_keys = [&](int n, float *stage) {
-    stage_rows<IS_FAST, C::SLICE, C::COLUMNS, C::COLUMNS>(stage, k, key + n * C::SLICE, tile.first_column);
+    stage_rows<IS_FAST, C::SLICE, C::COLUMNS>(stage, k, key + n * C::SLICE, tile.first_column);
   };
   if (key < tile.end_key) stages.begin(load_scores);
   while (key < tile.end_key) {
-    float products[T::THREAD_ROWS][T::THREAD_WALK];
-    auto multiply = [&](int, const float *stage) { multiply_rows<T>(products, stage, stage + T::ROWS * CHUNK_STRIDE); };
+    float products[T::Rows::COUNT][T::Walked::COUNT];
+    auto multiply = [&](int, const float *stage) { multiply_rows<T>(products, stage); };
     /* F1 */
     clear(products);
     stages.product(slices_of(q.depth, CHUNK), load_scores, [&](float *stage) { load_d_p(0, stage); }, multiply);
     /* F3; a thread reads back what it wrote */
     bool is_masked = tile.is_masked(key);
 #pragma unroll
-    for (int i = 0; i < T::THREAD_ROWS; i++) {
-      Range seen = is_masked ? ranges[T::row(i)] : Range{0, 0};
-      float row_lse = lse[T::row(i)];
+    for (int j = 0; j < T::Walked::COUNT; j++) {
+      int at = key + T::walked(j);
+      float column[T::Rows::COUNT];
 #pragma unroll
-      for (int j = 0; j < T::THREAD_WALK; j++) {
-        int at = key + T::walked(j);
-        weights[T::row(i) * WEIGHTS_STRIDE + T::walked(j)] =
-            is_masked && (at < seen.lo || at >= seen.hi) ? 0 : exp2_of(fmaf(products[i][j], scale, -row_lse));
+      for (int i = 0; i < T::Rows::COUNT; i++) {
+        Range seen = is_masked ? ranges[T::row(i)] : Range{0, INT_MAX};
+        float weight = exp2_of(fmaf(products[i][j], scale, -lse[T::row(i)]));
+        column[i] = at >= seen.lo && at < seen.hi ? weight : 0;
       }
+      weights.write(column, T::walked(j));
     }
     /* B2 */
     clear(products);
     stages.product(slices_of(v.depth, CHUNK), load_d_p, [&](float *stage) { load_keys(0, stage); }, multiply);
     /* B3 */
 #pragma unroll
-    for (int i = 0; i < T::THREAD_ROWS; i++) {
-      float row_delta = delta[T::row(i)];
+    for (int j = 0; j < T::Walked::COUNT; j++) {
+      float column[T::Rows::COUNT];
+      weights.read(column, T::walked(j));
 #pragma unroll
-      for (int j = 0; j < T::THREAD_WALK; j++)
-        weights[T::row(i) * WEIGHTS_STRIDE + T::walked(j)] *= products[i][j] - row_delta;
+      for (int i = 0; i < T::Rows::COUNT; i++) column[i] *= products[i][j] - delta[T::row(i)];
+      weights.write(column, T::walked(j));
     }
     /* B4 */
     int slices = slices_of(min(WALK, tile.end_key - key), C::SLICE);
@@ -87,19 +89,19 @@ static __device__ __forceinline__ void query_gradient(const MlaArguments &a) {
 
   int64_t part = (int64_t)tile.split * p.batch * p.hq * p.sq;
 #pragma unroll
-  for (int i = 0; i < T::THREAD_ROWS; i++) {
+  for (int i = 0; i < T::Rows::COUNT; i++) {
     int row = T::row(i);
     if (!tile.exists(row)) continue;
     if (a.splits > 1) {
       Target to = float_target((float *)a.partial_out, part + tile.stat(p, row), 0, p.dn + p.dr);
-      write_sums<C>(to, sums[i], tile.first_column, p.softmax_scale);
+      write_sums<C>(to, sums[i], T::lane(), tile.first_column, p.softmax_scale);
       continue;
     }
     Target nope = target(p.d_q, p.type, tile.batch, tile.position(row), tile.head(row), 0, p.dn);
-    write_sums<C>(nope, sums[i], tile.first_column, p.softmax_scale);
+    write_sums<C>(nope, sums[i], T::lane(), tile.first_column, p.softmax_scale);
     if (p.dr == 0) continue;
     Target rope = target(p.d_q_rope, p.type, tile.batch, tile.position(row), tile.head(row), p.dn, p.dr);
-    write_sums<C>(rope, sums[i], tile.first_column, p.softmax_scale);
+    write_sums<C>(rope, sums[i], T::lane(), tile.first_column, p.softmax_scale);
   }
 }
 

@@ -10,7 +10,7 @@
 #include "tiles.h"
 
 constexpr int THREADS = MLA_GENERAL_THREADS, WALK = MLA_GENERAL_WALK;
-constexpr int CHUNK = MLA_GENERAL_CHUNK, CHUNK_STRIDE = MLA_GENERAL_CHUNK_STRIDE;
+constexpr int CHUNK = MLA_GENERAL_CHUNK;
 
 /* The rows of one head, or those of the `group` query heads that share a key head: position by position, and at each through
    the heads. The columns are [nope | rope], of two tensors. */
@@ -62,61 +62,87 @@ static __device__ __forceinline__ void copy_floats(float *to, const float *from,
 
 static __device__ __forceinline__ void wait_for_copies() { asm volatile("cp.async.wait_all;" ::: "memory"); }
 
-/* COUNT columns of a row, all of the same tensor. */
+/* COUNT columns of a row, all of the same tensor, become floats `step` apart. */
 template <int COUNT>
-static __device__ __forceinline__ void stage_columns(float *to, const Operand &o, int row, int column) {
+static __device__ __forceinline__ void stage_columns(float *to, int step, const Operand &o, int row, int column) {
   int position = o.position(row), head = row - position * o.group;
   bool is_rope = column >= o.dn, exists = row < o.rows && column < o.depth;
   int64_t at = is_rope ? o.rope_start + position * o.rope.position + head * o.rope.head + column - o.dn
                        : o.nope_start + position * o.nope.position + head * o.nope.head + column;
   const void *start = is_rope ? o.rope.start : o.nope.start;
   if (!exists) start = o.nope.start, at = 0;
+  float values[COUNT] = {};
   if (o.type == MLA_FLOAT32) {
-    copy_floats<COUNT>(to, (const float *)start + at, exists);
+#pragma unroll
+    for (int e = 0; e < COUNT; e++) copy_floats<1>(to + e * step, (const float *)start + at + (exists ? e : 0), exists);
   } else {
-    float values[COUNT] = {};
     if (exists) read_elements(values, start, o.type, at);
 #pragma unroll
-    for (int e = 0; e < COUNT; e++) to[e] = values[e];
+    for (int e = 0; e < COUNT; e++) to[e * step] = values[e];
   }
 }
 
-/* Four columns of a row. The tensor's start and strides are the same for a whole chunk of columns, and strides fit an int. */
-template <bool IS_CHUNK>
-static __device__ __forceinline__ void stage_fast(float *to, const Operand &o, int row, int first_column, int column) {
-  bool is_rope = (IS_CHUNK ? first_column : first_column + column) >= o.dn;
-  const float *start = is_rope ? (const float *)o.rope.start + o.rope_start - o.dn
-                               : (const float *)o.nope.start + o.nope_start;
-  int position = o.position(row);
-  start += (int64_t)position * (int)(is_rope ? o.rope.position : o.nope.position);
-  if (o.group > 1) start += (int64_t)(row - position * o.group) * (int)(is_rope ? o.rope.head : o.nope.head);
-  bool exists = row < o.rows && (IS_CHUNK || first_column + column < o.depth);
-  copy_floats<4>(to, start + first_column + column, exists);
-}
-
-/* to[ROWS][STRIDE] = COLUMNS columns of ROWS rows. */
-template <bool IS_FAST, int ROWS, int COLUMNS, int STRIDE>
-static __device__ __forceinline__ void stage_rows(float *to, const Operand &o, int first_row, int first_column) {
-  constexpr int FOURS = COLUMNS / 4, COUNT = ROWS * FOURS;
-  if constexpr (IS_FAST) {
-#pragma unroll
-    for (int n = 0; n < COUNT; n += THREADS) {
-      int four = n + threadIdx.x, row = four / FOURS, column = four % FOURS * 4;
-      if (COUNT % THREADS == 0 || four < COUNT)
-        stage_fast<COLUMNS == CHUNK>(to + row * STRIDE + column, o, first_row + row, first_column, column);
-    }
-  } else if (o.is_aligned) {
+/* COLUMNS columns of ROWS rows of any operand. */
+template <int ROWS, int COLUMNS>
+static __device__ __forceinline__ void stage_any(float *to, int row_step, int column_step, const Operand &o, int first_row,
+                                                 int first_column) {
+  if (o.is_aligned) {
 #pragma unroll 2
-    for (int four = threadIdx.x; four < COUNT; four += THREADS) {
-      int row = four / FOURS, column = four % FOURS * 4;
-      stage_columns<4>(to + row * STRIDE + column, o, first_row + row, first_column + column);
+    for (int four = threadIdx.x; four < ROWS * COLUMNS / 4; four += THREADS) {
+      int row = four / (COLUMNS / 4), column = four % (COLUMNS / 4) * 4;
+      stage_columns<4>(to + row * row_step + column * column_step, column_step, o, first_row + row, first_column + column);
     }
   } else {
 #pragma unroll 2
     for (int n = threadIdx.x; n < ROWS * COLUMNS; n += THREADS) {
       int row = n / COLUMNS, column = n % COLUMNS;
-      stage_columns<1>(to + row * STRIDE + column, o, first_row + row, first_column + column);
+      stage_columns<1>(to + row * row_step + column * column_step, column_step, o, first_row + row, first_column + column);
     }
+  }
+}
+
+/* Where a row of a fast operand has its columns from `column` on: strides fit an int. */
+static __device__ __forceinline__ const float *fast_row(const Operand &o, int row, int column) {
+  bool is_rope = column >= o.dn;
+  const float *start = is_rope ? (const float *)o.rope.start + o.rope_start - o.dn
+                               : (const float *)o.nope.start + o.nope_start;
+  int position = o.position(row);
+  start += (int64_t)position * (int)(is_rope ? o.rope.position : o.nope.position);
+  if (o.group > 1) start += (int64_t)(row - position * o.group) * (int)(is_rope ? o.rope.head : o.nope.head);
+  return start;
+}
+
+/* to[CHUNK][ROWS] = CHUNK columns of ROWS rows, transposed. */
+template <bool IS_FAST, int ROWS>
+static __device__ __forceinline__ void stage_chunk(float *to, const Operand &o, int first_row, int first_column) {
+  constexpr int STRIDE = MLA_GENERAL_CHUNK_STRIDE(ROWS);
+  if constexpr (IS_FAST) { /* a warp takes 8 columns of 4 rows: whole sectors of 32 bytes, to 32 banks */
+    int column = threadIdx.x % 8, row = threadIdx.x / 8;
+#pragma unroll
+    for (int n = 0; n < ROWS; n += THREADS / 8) {
+      const float *from = fast_row(o, first_row + row + n, first_column) + first_column + column;
+      bool exists = first_row + row + n < o.rows;
+#pragma unroll
+      for (int c = 0; c < CHUNK; c += 8) copy_floats<1>(to + (column + c) * STRIDE + row + n, from + c, exists);
+    }
+  } else {
+    stage_any<ROWS, CHUNK>(to, 1, STRIDE, o, first_row, first_column);
+  }
+}
+
+/* to[ROWS][COLUMNS] = COLUMNS columns of ROWS rows. */
+template <bool IS_FAST, int ROWS, int COLUMNS>
+static __device__ __forceinline__ void stage_rows(float *to, const Operand &o, int first_row, int first_column) {
+  constexpr int FOURS = COLUMNS / 4, COUNT = ROWS * FOURS;
+  if constexpr (IS_FAST) {
+#pragma unroll
+    for (int n = 0; n < COUNT; n += THREADS) {
+      int four = n + threadIdx.x, row = first_row + four / FOURS, column = first_column + four % FOURS * 4;
+      bool exists = row < o.rows && column < o.depth;
+      if (COUNT % THREADS == 0 || four < COUNT) copy_floats<4>(to + four * 4, fast_row(o, row, column) + column, exists);
+    }
+  } else {
+    stage_any<ROWS, COLUMNS>(to, COLUMNS, 1, o, first_row, first_column);
   }
 }
 

@@ -1,50 +1,58 @@
-/* The two products that everything is made of, on float32 multiply-adds.
-
-   A thread's rows are ROW_LANES apart, its columns of a product of rows with rows LANES apart, and its columns of a product
-   of weights with rows are groups of VECTOR side by side. Its numbers of one side stay in registers while those of the other
-   pass by, four steps of depth at a time. */
+/* The product that everything is made of, on float32 multiply-adds: sums[i][j] += Σ_k left[k][i] · right[k][j], where both
+   sides lie in shared memory with the depth k outermost. A thread has a block of the sums in registers. */
 #ifndef MLA_GENERAL_PRODUCTS_CUH
 #define MLA_GENERAL_PRODUCTS_CUH
 
 #include "operands.cuh"
 
-constexpr int WEIGHTS_STRIDE = MLA_GENERAL_WEIGHTS_STRIDE;
+/* Which COUNT of COUNT · LANES numbers side by side one of LANES threads has: fours, the last two by themselves. */
+template <int COUNT_, int LANES_>
+struct Spread {
+  static constexpr int COUNT = COUNT_, LANES = LANES_, SIZE = COUNT * LANES, IN_FOURS = COUNT / 4 * 4;
+  static_assert(COUNT % 2 == 0, "fours and twos");
 
-/* A block's threads over ROWS rows: LANES threads side by side in a warp share each row. */
-template <int ROWS_, int LANES_>
-struct Tile {
-  static constexpr int ROWS = ROWS_, LANES = LANES_;
-  static constexpr int ROW_LANES = THREADS / LANES, THREAD_ROWS = ROWS / ROW_LANES, THREAD_WALK = WALK / LANES;
-  static_assert(ROWS % ROW_LANES == 0 && 32 % LANES == 0, "whole rows, within a warp");
-
-  static __device__ __forceinline__ int lane() { return threadIdx.x % LANES; }
-  static __device__ __forceinline__ int row(int i) { return threadIdx.x / LANES + i * ROW_LANES; }
-  static __device__ __forceinline__ int walked(int j) { return lane() + j * LANES; }
-};
-
-/* A thread's part of COLUMNS columns. */
-template <class T, int COLUMNS_>
-struct Columns {
-  static constexpr int COLUMNS = COLUMNS_, COUNT = COLUMNS / T::LANES, SLICE = MLA_GENERAL_SLICE(COLUMNS);
-  static constexpr int VECTOR = COUNT % 4 == 0 ? 4 : 2, GROUPS = COUNT / VECTOR;
-  static_assert(COUNT * T::LANES == COLUMNS && COUNT % VECTOR == 0, "whole vectors");
-
-  static __device__ __forceinline__ int column(int c) {
-    return c / VECTOR * T::LANES * VECTOR + T::lane() * VECTOR + c % VECTOR;
+  static __device__ __forceinline__ int index(int lane, int n) {
+    return n < IN_FOURS ? n / 4 * 4 * LANES + lane * 4 + n % 4 : IN_FOURS * LANES + lane * 2 + n % 4;
   }
-  static __device__ __forceinline__ void read(float (&to)[COUNT], const float *row) {
+  /* `swizzle` is a multiple of 4 below 32: where LANES is 8 or more it mixes the fours within 32 numbers. */
+  static __device__ __forceinline__ void read(float (&to)[COUNT], const float *from, int lane, int swizzle = 0) {
 #pragma unroll
-    for (int n = 0; n < GROUPS; n++) {
-      const float *at = row + column(n * VECTOR);
-      if constexpr (VECTOR == 4) {
-        float4 x = *(const float4 *)at;
-        to[4 * n] = x.x, to[4 * n + 1] = x.y, to[4 * n + 2] = x.z, to[4 * n + 3] = x.w;
-      } else {
-        float2 x = *(const float2 *)at;
-        to[2 * n] = x.x, to[2 * n + 1] = x.y;
-      }
+    for (int n = 0; n < IN_FOURS; n += 4) {
+      float4 x = *(const float4 *)(from + n * LANES + (lane * 4 ^ swizzle));
+      to[n] = x.x, to[n + 1] = x.y, to[n + 2] = x.z, to[n + 3] = x.w;
+    }
+    if constexpr (COUNT > IN_FOURS) {
+      float2 x = *(const float2 *)(from + IN_FOURS * LANES + (lane * 2 ^ swizzle));
+      to[IN_FOURS] = x.x, to[IN_FOURS + 1] = x.y;
     }
   }
+  static __device__ __forceinline__ void write(float *to, const float (&from)[COUNT], int lane, int swizzle) {
+#pragma unroll
+    for (int n = 0; n < IN_FOURS; n += 4)
+      *(float4 *)(to + n * LANES + (lane * 4 ^ swizzle)) = {from[n], from[n + 1], from[n + 2], from[n + 3]};
+    if constexpr (COUNT > IN_FOURS)
+      *(float2 *)(to + IN_FOURS * LANES + (lane * 2 ^ swizzle)) = {from[IN_FOURS], from[IN_FOURS + 1]};
+  }
+};
+
+/* A block's threads over ROWS rows that it owns: LANES threads of a warp share the same rows. */
+template <int ROWS_, int LANES_>
+struct Tile {
+  static constexpr int ROWS = ROWS_, LANES = LANES_, ROW_LANES = THREADS / LANES;
+  static_assert(32 % LANES == 0, "within a warp");
+  using Rows = Spread<ROWS / ROW_LANES, ROW_LANES>;
+  using Walked = Spread<WALK / LANES, LANES>;
+
+  static __device__ __forceinline__ int lane() { return threadIdx.x % LANES; }
+  static __device__ __forceinline__ int row_lane() { return threadIdx.x / LANES; }
+  static __device__ __forceinline__ int row(int i) { return Rows::index(row_lane(), i); }
+  static __device__ __forceinline__ int walked(int j) { return Walked::index(lane(), j); }
+};
+
+/* A thread's part of COLUMNS columns of a result. */
+template <class T, int COLUMNS_>
+struct Columns : Spread<COLUMNS_ / T::LANES, T::LANES> {
+  static constexpr int COLUMNS = COLUMNS_, SLICE = MLA_GENERAL_SLICE(COLUMNS);
 };
 
 template <int M, int N>
@@ -55,52 +63,62 @@ static __device__ __forceinline__ void clear(float (&sums)[M][N]) {
     for (int j = 0; j < N; j++) sums[i][j] = 0;
 }
 
-static __device__ __forceinline__ float element(const float4 &x, int n) {
-  return n == 0 ? x.x : n == 1 ? x.y : n == 2 ? x.z : x.w;
-}
-
-/* sums += left · rightᵀ over CHUNK staged columns. */
+/* The weights of a tile in shared memory, [WALK][ROWS]; fours are mixed so that threads side by side, which have walked rows
+   four apart, write to different banks. */
 template <class T>
-static __device__ __forceinline__ void multiply_rows(float (&sums)[T::THREAD_ROWS][T::THREAD_WALK], const float *left,
-                                                     const float *right) {
-  left += T::row(0) * CHUNK_STRIDE;
-  right += T::walked(0) * CHUNK_STRIDE;
-#pragma unroll 2
-  for (int c = 0; c < CHUNK; c += 4) {
-    float4 x[T::THREAD_ROWS];
-#pragma unroll
-    for (int i = 0; i < T::THREAD_ROWS; i++) x[i] = *(const float4 *)(left + i * T::ROW_LANES * CHUNK_STRIDE + c);
-#pragma unroll
-    for (int j = 0; j < T::THREAD_WALK; j++) {
-      float4 y = *(const float4 *)(right + j * T::LANES * CHUNK_STRIDE + c);
-#pragma unroll
-      for (int e = 0; e < 4; e++)
-#pragma unroll
-        for (int i = 0; i < T::THREAD_ROWS; i++) sums[i][j] += element(x[i], e) * element(y, e);
+struct Weights {
+  float *memory;
+
+  static __device__ __forceinline__ int swizzle(int walked) { return walked / 4 % 8 * 4; }
+  __device__ __forceinline__ void read(float (&to)[T::Rows::COUNT], int walked) const {
+    T::Rows::read(to, memory + walked * T::ROWS, T::row_lane(), swizzle(walked));
+  }
+  __device__ __forceinline__ void write(const float (&from)[T::Rows::COUNT], int walked) const {
+    T::Rows::write(memory + walked * T::ROWS, from, T::row_lane(), swizzle(walked));
+  }
+};
+
+/* sums += left · right, one step of depth at a time while the numbers of the next one are read. */
+template <int DEPTH, int M, int N, class ReadLeft, class ReadRight>
+static __device__ __forceinline__ void multiply(float (&sums)[M][N], ReadLeft read_left, ReadRight read_right) {
+  float x[2][M], y[2][N];
+  read_left(x[0], 0);
+  read_right(y[0], 0);
+#pragma unroll 8
+  for (int k = 0; k < DEPTH; k++) {
+    if (k + 1 < DEPTH) {
+      read_left(x[(k + 1) % 2], k + 1);
+      read_right(y[(k + 1) % 2], k + 1);
     }
+#pragma unroll
+    for (int i = 0; i < M; i++)
+#pragma unroll
+      for (int j = 0; j < N; j++) sums[i][j] += x[k % 2][i] * y[k % 2][j];
   }
 }
 
-/* sums += weights · rows over the SLICE staged rows that come after `first` rows of the walked tile. */
+/* Rows with walked rows: over a staged chunk of columns of both. */
+template <class T>
+static __device__ __forceinline__ void multiply_rows(float (&sums)[T::Rows::COUNT][T::Walked::COUNT],
+                                                     const float *stage) {
+  const float *right = stage + MLA_GENERAL_CHUNK_FLOATS(T::ROWS);
+  multiply<CHUNK>(
+      sums,
+      [&](float(&x)[T::Rows::COUNT], int k) {
+        T::Rows::read(x, stage + k * MLA_GENERAL_CHUNK_STRIDE(T::ROWS), T::row_lane());
+      },
+      [&](float(&y)[T::Walked::COUNT], int k) {
+        T::Walked::read(y, right + k * MLA_GENERAL_CHUNK_STRIDE(WALK), T::lane());
+      });
+}
+
+/* Weights with walked rows: over the staged slice that comes after `first` rows of the walked tile. */
 template <class T, class C>
-static __device__ __forceinline__ void multiply_weights(float (&sums)[T::THREAD_ROWS][C::COUNT], const float *weights,
-                                                        const float *rows, int first) {
-  weights += T::row(0) * WEIGHTS_STRIDE + first;
-#pragma unroll 2
-  for (int r = 0; r < C::SLICE; r += 4) {
-    float4 x[T::THREAD_ROWS];
-#pragma unroll
-    for (int i = 0; i < T::THREAD_ROWS; i++) x[i] = *(const float4 *)(weights + i * T::ROW_LANES * WEIGHTS_STRIDE + r);
-#pragma unroll
-    for (int e = 0; e < 4; e++) {
-      float y[C::COUNT];
-      C::read(y, rows + (r + e) * C::COLUMNS);
-#pragma unroll
-      for (int c = 0; c < C::COUNT; c++)
-#pragma unroll
-        for (int i = 0; i < T::THREAD_ROWS; i++) sums[i][c] += element(x[i], e) * y[c];
-    }
-  }
+static __device__ __forceinline__ void multiply_weights(float (&sums)[T::Rows::COUNT][C::COUNT],
+                                                        const Weights<T> &weights, const float *stage, int first) {
+  multiply<C::SLICE>(
+      sums, [&](float(&x)[T::Rows::COUNT], int k) { weights.read(x, first + k); },
+      [&](float(&y)[C::COUNT], int k) { C::read(y, stage + k * C::COLUMNS, T::lane()); });
 }
 
 /* Two stages that take turns: multiply(n, stage) runs on slice n while load(n + 1, stage), or after the last slice
@@ -110,7 +128,7 @@ struct Stages {
   float *memory;
   int turn;
 
-  /* Whoever comes first has nobody to be loaded by. */
+  /* The first slice of the first product. */
   template <class Load>
   __device__ __forceinline__ void begin(Load load) {
     load(0, memory + turn * STAGE);

@@ -24,26 +24,30 @@ static __device__ __forceinline__ Target float_target(float *start, int64_t row,
   return {start, MLA_FLOAT32, (columns | first) % 4 == 0, row * columns, first, first + columns};
 }
 
+/* N columns of a row, side by side. */
+template <int N>
+static __device__ __forceinline__ void write_columns(const Target &to, const float *sums, int column, float factor) {
+  if (to.type == MLA_FLOAT32 && to.is_aligned) {
+    if (column < to.first || column >= to.end) return;
+    float *at = (float *)to.start + to.at + column - to.first;
+    if constexpr (N == 4) *(float4 *)at = {factor * sums[0], factor * sums[1], factor * sums[2], factor * sums[3]};
+    else *(float2 *)at = {factor * sums[0], factor * sums[1]};
+  } else {
+#pragma unroll
+    for (int e = 0; e < N; e++)
+      if (column + e >= to.first && column + e < to.end)
+        write_element(to.start, to.type, to.at + column + e - to.first, factor * sums[e]);
+  }
+}
+
 /* The thread's columns of a row of sums, of which the block has those from `first_column` on. */
 template <class C>
-static __device__ __forceinline__ void write_sums(const Target &to, const float (&sums)[C::COUNT], int first_column,
-                                                  float factor) {
+static __device__ __forceinline__ void write_sums(const Target &to, const float (&sums)[C::COUNT], int lane,
+                                                  int first_column, float factor) {
 #pragma unroll
-  for (int c = 0; c < C::COUNT; c += C::VECTOR) {
-    int column = first_column + C::column(c);
-    if (to.type == MLA_FLOAT32 && to.is_aligned) {
-      if (column < to.first || column >= to.end) continue;
-      float *at = (float *)to.start + to.at + column - to.first;
-      if constexpr (C::VECTOR == 4)
-        *(float4 *)at = {factor * sums[c], factor * sums[c + 1], factor * sums[c + 2], factor * sums[c + 3]};
-      else *(float2 *)at = {factor * sums[c], factor * sums[c + 1]};
-    } else {
-#pragma unroll
-      for (int e = 0; e < C::VECTOR; e++)
-        if (column + e >= to.first && column + e < to.end)
-          write_element(to.start, to.type, to.at + column + e - to.first, factor * sums[c + e]);
-    }
-  }
+  for (int c = 0; c < C::IN_FOURS; c += 4) write_columns<4>(to, sums + c, first_column + C::index(lane, c), factor);
+  if constexpr (C::COUNT > C::IN_FOURS)
+    write_columns<2>(to, sums + C::IN_FOURS, first_column + C::index(lane, C::IN_FOURS), factor);
 }
 
 #endif

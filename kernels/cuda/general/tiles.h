@@ -10,21 +10,23 @@ enum {
   MLA_GENERAL_THREADS = 256,
   MLA_GENERAL_WALK = 128,
   MLA_GENERAL_CHUNK = 32,
-  MLA_GENERAL_CHUNK_STRIDE = MLA_GENERAL_CHUNK + 4, /* eight rows side by side share no banks */
-  MLA_GENERAL_WEIGHTS_STRIDE = MLA_GENERAL_WALK + 4,
 };
 
 #define MLA_GENERAL_SLICE(columns) ((columns) > 192 ? 16 : 32)
 
+/* Floats of a chunk of so many rows: [CHUNK][rows], four apart, so that 8 columns of 4 rows lie in 32 banks. */
+#define MLA_GENERAL_CHUNK_STRIDE(rows) ((rows) + 4)
+#define MLA_GENERAL_CHUNK_FLOATS(rows) (MLA_GENERAL_CHUNK * MLA_GENERAL_CHUNK_STRIDE(rows))
+
 /* Floats of a staged slice, of which there are two: one is multiplied while the other arrives. */
-#define MLA_GENERAL_STAGE(rows, columns)                                                     \
-  (((rows) + MLA_GENERAL_WALK) * MLA_GENERAL_CHUNK_STRIDE > MLA_GENERAL_SLICE(columns) * (columns) \
-       ? ((rows) + MLA_GENERAL_WALK) * MLA_GENERAL_CHUNK_STRIDE                                   \
+#define MLA_GENERAL_CHUNKS(rows) (MLA_GENERAL_CHUNK_FLOATS(rows) + MLA_GENERAL_CHUNK_FLOATS(MLA_GENERAL_WALK))
+#define MLA_GENERAL_STAGE(rows, columns)                               \
+  (MLA_GENERAL_CHUNKS(rows) > MLA_GENERAL_SLICE(columns) * (columns) \
+       ? MLA_GENERAL_CHUNKS(rows)                                       \
        : MLA_GENERAL_SLICE(columns) * (columns))
 
 /* Floats of weights; then the stages; then the range, lse and delta of each row owned; then two walked tiles' lse and delta. */
-#define MLA_GENERAL_SHARED_BYTES(rows, columns)                                                        \
-  (4 * ((rows) * MLA_GENERAL_WEIGHTS_STRIDE + 2 * MLA_GENERAL_STAGE(rows, columns) + 4 * (rows) + \
-        4 * MLA_GENERAL_WALK))
+#define MLA_GENERAL_SHARED_BYTES(rows, columns)                                                           \
+  (4 * ((rows) * MLA_GENERAL_WALK + 2 * MLA_GENERAL_STAGE(rows, columns) + 4 * (rows) + 4 * MLA_GENERAL_WALK))
 
 #endif

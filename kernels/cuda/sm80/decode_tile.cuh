@@ -24,10 +24,14 @@ struct PackedRows {
   __device__ PackedRows(const MlaRows &nope, const MlaRows &rope, int dn, int batch, int heads)
       : first_head(nope, rope, dn, batch, 0), nope_head(nope.head), rope_head(rope.head), heads(heads) {}
 
-  __device__ E *at(int row, int column) const {
-    int head = row % heads;
-    return const_cast<E *>(first_head.at(row / heads, column)) + head * (column < first_head.dn ? nope_head : rope_head);
+  __device__ typename HeadRows<E>::Row operator[](int row) const {
+    typename HeadRows<E>::Row at = first_head[row / heads];
+    at.nope += row % heads * nope_head;
+    at.rope += row % heads * rope_head;
+    return at;
   }
+  /* Where a result goes. */
+  __device__ E *at(int row, int column) const { return const_cast<E *>((*this)[row].at(column)); }
 };
 
 /* Where the lse and delta of a packed row are. */
@@ -70,10 +74,9 @@ __device__ inline void copy_left(const Tile<T, ROWS, COLUMNS> &tile, const Rows 
     const bool is_there = first + row < end;
     const int at = is_there ? first + row : 0;
     const unsigned to = tile.address(row, c);
-    const auto *latent = rows.at(at, 0) + c * CHUNK, *rope = rows.at(at, MLA_DECODE_DN) + c * CHUNK;
+    const auto from = rows[at];
 #pragma unroll
-    for (int i = 0; i < COLUMNS / 64; i++)
-      copy_chunk<T>(to + i * 128, i * 64 < MLA_DECODE_DN ? latent + i * 64 : rope + (i * 64 - MLA_DECODE_DN), is_there, by);
+    for (int i = 0; i < COLUMNS / 64; i++) copy_chunk<T>(to + i * 128, from.at(i * 64) + c * CHUNK, is_there, by);
   }
 }
 
@@ -188,7 +191,7 @@ __device__ inline void scale_rows(float (&sums)[TILES][GROUPS][4], unsigned fact
   for (int r = 0; r < TILES; r++)
 #pragma unroll
     for (int half = 0; half < 2; half++) {
-      const float factor = load_float(factors + (r * 16 + half * 8 + threadIdx.x % 32 / 4) * 4);
+      const float factor = __uint_as_float(load_shared(factors + (r * 16 + half * 8 + threadIdx.x % 32 / 4) * 4));
 #pragma unroll
       for (int c = 0; c < GROUPS; c++) sums[r][c][half * 2] *= factor, sums[r][c][half * 2 + 1] *= factor;
     }
@@ -244,8 +247,8 @@ struct CacheWalk {
         key(keys.lo + threadIdx.x / 8),
         end(keys.hi) {
     const HeadRows<E> rows(p.k, p.k_rope, MLA_DECODE_DN, batch, 0);
-    latent = rows.at(key, 0) + threadIdx.x % 8 * CHUNK;
-    rope = rows.at(key, MLA_DECODE_DN) + threadIdx.x % 8 * CHUNK;
+    latent = rows[key].at(0) + threadIdx.x % 8 * CHUNK;
+    rope = rows[key].at(MLA_DECODE_DN) + threadIdx.x % 8 * CHUNK;
   }
 
   /* The next tile, to the stage that starts at `stage`. */

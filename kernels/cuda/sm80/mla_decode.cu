@@ -128,7 +128,7 @@ __device__ inline void decode(const MlaArguments &a) {
         /* F2, F3 so far, of the next tile */
         if (!has_next || !is_weigher) continue;
         factor = online.weigh(parts, PTile{weights + (tile + 1) % 2 * PTile::BYTES}, keys.lo + (tile + 1) * BLOCK_K);
-        if (threadIdx.x % 4 == 0) store_float(factors + threadIdx.x, factor);
+        if (threadIdx.x % 4 == 0) store_shared(factors + threadIdx.x, __float_as_uint(factor));
       } else if (tile >= 0) {
         /* F4 so far */
         add_weighted<BLOCK_K>(sums, PTile{weights + tile % 2 * PTile::BYTES}, 0, KTile{stage_of(tile)}, warp * COLUMNS);
@@ -139,7 +139,7 @@ __device__ inline void decode(const MlaArguments &a) {
   if (is_weigher) {
     const float total = sum_of_quad(online.total);
     if (threadIdx.x % 4 == 0) {
-      store_float(factors + threadIdx.x, total > 0 ? 1 / total : 0);
+      store_shared(factors + threadIdx.x, __float_as_uint(total > 0 ? 1 / total : 0));
       const float lse = total > 0 ? online.reference * LN_2 + logf(total) : -INFINITY;
       if (own_row < rows)
         (a.splits > 1 ? a.partial_lse[first_partial + threadIdx.x / 4] : p.lse[stat_index(p, batch, own_row)]) = lse;

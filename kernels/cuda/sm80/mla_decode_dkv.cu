@@ -8,7 +8,7 @@
    in the order of mla_decode.cu. Float rows of dOut come into the range of halves by a power of two of their own, and P is
    divided by it. grid: (tiles of keys, batch). */
 #include "decode_tile.cuh"
-#include "gradient_scales.cuh"
+#include "weight_scale.cuh"
 #include "softmax.cuh"
 
 constexpr int DN = MLA_DECODE_DN, DQK = MLA_DECODE_DQK;
@@ -40,7 +40,7 @@ __device__ inline void copy_d_out(const Stage<T> &stage, const T *d_out, int row
 #pragma unroll
   for (int i = 0; i < DN / CHUNK / 16; i++)
     copy_chunk<T>(stage.d_out.address(row, c) + i * 256, d_out + (c + i * 16) * CHUNK, is_there);
-  if (c == 0) store_float(stage.p_scale + row * 4, 1);
+  if (c == 0) store_shared(stage.p_scale + row * 4, __float_as_uint(1));
 }
 template <typename T>
 __device__ inline void copy_d_out(const Stage<T> &stage, const float *d_out, int row, int c, bool is_there) {
@@ -60,7 +60,7 @@ __device__ inline void copy_d_out(const Stage<T> &stage, const float *d_out, int
                 pack(x[2] * scale, x[3] * scale, T()), pack(x[4] * scale, x[5] * scale, T()),
                 pack(x[6] * scale, x[7] * scale, T()));
   }
-  if (c == 0) store_float(stage.p_scale + row * 4, 1 / scale);
+  if (c == 0) store_shared(stage.p_scale + row * 4, __float_as_uint(1 / scale));
 }
 
 /* The rows [first, first + BLOCK_Q) of queries and dOut, lse and delta, 0 from `end` on. */
@@ -70,14 +70,14 @@ __device__ inline void copy_stage(const Stage<T> &stage, const MlaParams &p, int
   const bool is_there = first + row < end;
   const int at = is_there ? first + row : 0;
   const PackedRows<E> q(p.q, p.q_rope, DN, batch, p.hq), d_out(p.d_out, p.d_out, DN, batch, p.hq);
-  const E *nope = q.at(at, 0);
+  const auto q_row = q[at];
 #pragma unroll
   for (int i = 0; i < DN / CHUNK / 16; i++)
-    copy_chunk<T>(stage.q.address(row, c) + i * 256, nope + (c + i * 16) * CHUNK, is_there);
-  if (c < (DQK - DN) / CHUNK) copy_chunk<T>(stage.q.address(row, DN / CHUNK + c), q.at(at, DN) + c * CHUNK, is_there);
-  copy_d_out<T>(stage, d_out.at(at, 0), row, c, is_there);
-  if (c == 14) copy_async_float(stage.lse + row * 4, p.lse + stat_index(p, batch, at), is_there);
-  if (c == 15) copy_async_float(stage.delta + row * 4, p.delta + stat_index(p, batch, at), is_there);
+    copy_chunk<T>(stage.q.address(row, c) + i * 256, q_row.at(0) + (c + i * 16) * CHUNK, is_there);
+  if (c < (DQK - DN) / CHUNK) copy_chunk<T>(stage.q.address(row, DN / CHUNK + c), q_row.at(DN) + c * CHUNK, is_there);
+  copy_d_out<T>(stage, d_out[at].at(0), row, c, is_there);
+  if (c == 14) copy_float_async(stage.lse + row * 4, p.lse + stat_index(p, batch, at), is_there);
+  if (c == 15) copy_float_async(stage.delta + row * 4, p.delta + stat_index(p, batch, at), is_there);
 }
 
 template <typename T>
@@ -187,7 +187,7 @@ __device__ inline void dkv(const MlaParams &p) {
         if (!has_next || !is_weigher) continue;
         factor = own.weigh(parts, next, WeightTile<T>{weights + (tile + 1) % 2 * WeightTile<T>::BYTES},
                            rows.lo + (tile + 1) * BLOCK_Q);
-        if (threadIdx.x % 4 == 0) store_float(factors + threadIdx.x, factor);
+        if (threadIdx.x % 4 == 0) store_shared(factors + threadIdx.x, __float_as_uint(factor));
       } else if (tile >= 0) {
         /* B5, B6, B7 so far */
         const WeightTile<T> weight_tile{weights + tile % 2 * WeightTile<T>::BYTES};
@@ -198,7 +198,7 @@ __device__ inline void dkv(const MlaParams &p) {
       }
   }
 
-  if (is_weigher && threadIdx.x % 4 == 0) store_float(factors + threadIdx.x, 1 / own.weight_scale.scale);
+  if (is_weigher && threadIdx.x % 4 == 0) store_shared(factors + threadIdx.x, __float_as_uint(1 / own.weight_scale.scale));
   __syncthreads();
   scale_rows(sums, factors);
   scale_rows(rope_sums, factors);

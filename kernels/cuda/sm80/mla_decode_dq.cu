@@ -8,7 +8,7 @@
    in the order of mla_decode.cu. grid: (tiles of rows, splits, batch). With splits the sums go to partial_out, floats
    [batch][splits][rows][DQK], which mla_decode_dq_sum adds up in their order. */
 #include "decode_tile.cuh"
-#include "gradient_scales.cuh"
+#include "weight_scale.cuh"
 #include "softmax.cuh"
 
 constexpr int DN = MLA_DECODE_DN, DQK = MLA_DECODE_DQK, BLOCK_K = MLA_DECODE_BLOCK_K;
@@ -90,7 +90,7 @@ __device__ inline void dq(const MlaArguments &a) {
   };
   /* queries and dOut come through the stages of the next two tiles */
   const PackedRows<E> d_out(p.d_out, p.d_out, DN, batch, p.hq);
-  const float row_scale = own_row < rows ? d_out_scale<T>(d_out.at(own_row, 0)) : 1;
+  const float row_scale = own_row < rows ? d_out_scale<T>(d_out[own_row].at(0)) : 1;
   const Tile<T, BLOCK_Q, DQK> q_tile{stage_of(1)};
   const Tile<T, BLOCK_Q, DN> d_out_tile{stage_of(2)};
   copy(0);
@@ -136,7 +136,7 @@ __device__ inline void dq(const MlaArguments &a) {
         /* F3, B3, of the next tile */
         if (!has_next) continue;
         factor = own.weigh(parts, DsTile<T>{weights + (tile + 1) % 2 * DsTile<T>::BYTES}, keys.lo + (tile + 1) * BLOCK_K);
-        if (threadIdx.x % 8 == 0) store_float(factors + threadIdx.x / 2, factor);
+        if (threadIdx.x % 8 == 0) store_shared(factors + threadIdx.x / 2, __float_as_uint(factor));
       } else if (tile >= 0) {
         /* B4 so far */
         const DsTile<T> d_s{weights + tile % 2 * DsTile<T>::BYTES};
@@ -146,7 +146,7 @@ __device__ inline void dq(const MlaArguments &a) {
       }
   }
 
-  if (threadIdx.x % 8 == 0) store_float(factors + threadIdx.x / 2, p.softmax_scale / own.weight_scale.scale / row_scale);
+  if (threadIdx.x % 8 == 0) store_shared(factors + threadIdx.x / 2, __float_as_uint(p.softmax_scale / own.weight_scale.scale / row_scale));
   __syncthreads();
   scale_rows(sums, factors);
   scale_rows(rope_sums, factors);

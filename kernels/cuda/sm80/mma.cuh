@@ -13,6 +13,10 @@ __device__ inline unsigned pack(float first, float second, __nv_bfloat16) {
   __nv_bfloat162 pair = __floats2bfloat162_rn(first, second);
   return reinterpret_cast<unsigned &>(pair);
 }
+__device__ inline float2 unpack(unsigned pair, __half) { return __half22float2(reinterpret_cast<__half2 &>(pair)); }
+__device__ inline float2 unpack(unsigned pair, __nv_bfloat16) {
+  return __bfloat1622float2(reinterpret_cast<__nv_bfloat162 &>(pair));
+}
 
 /* sums += left · right, 16x8x16. In terms of lane/4 = r and lane%4 = c:
    sums  (r, 2c) (r, 2c+1) (r+8, 2c) (r+8, 2c+1)
@@ -54,7 +58,14 @@ __device__ inline void load_two_matrices_transposed(unsigned &first, unsigned &s
                : "memory");
 }
 
-/* To and from addresses in shared memory. */
+__device__ inline void store_shared(unsigned to, unsigned bits) {
+  asm volatile("st.shared.u32 [%0], %1;" ::"r"(to), "r"(bits) : "memory");
+}
+__device__ inline unsigned load_shared(unsigned from) {
+  unsigned bits;
+  asm volatile("ld.shared.u32 %0, [%1];" : "=r"(bits) : "r"(from) : "memory");
+  return bits;
+}
 __device__ inline void store_chunk(unsigned to, unsigned a, unsigned b, unsigned c, unsigned d) {
   asm volatile("st.shared.v4.b32 [%0], {%1,%2,%3,%4};" ::"r"(to), "r"(a), "r"(b), "r"(c), "r"(d) : "memory");
 }
@@ -63,14 +74,6 @@ __device__ inline void store_half_chunk(unsigned to, unsigned a, unsigned b) {
 }
 __device__ inline void store_pair(unsigned to, float first, float second) {
   asm volatile("st.shared.v2.f32 [%0], {%1,%2};" ::"r"(to), "f"(first), "f"(second) : "memory");
-}
-__device__ inline void store_float(unsigned to, float x) {
-  asm volatile("st.shared.f32 [%0], %1;" ::"r"(to), "f"(x) : "memory");
-}
-__device__ inline float load_float(unsigned from) {
-  float x;
-  asm volatile("ld.shared.f32 %0, [%1];" : "=f"(x) : "r"(from) : "memory");
-  return x;
 }
 __device__ inline float4 load_four(unsigned from) {
   float4 x;
@@ -82,8 +85,8 @@ __device__ inline float4 load_four(unsigned from) {
 __device__ inline void copy_async(unsigned to, const void *from, bool is_there) {
   asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(to), "l"(from), "r"(is_there ? 16 : 0) : "memory");
 }
-/* Likewise four bytes. */
-__device__ inline void copy_async_float(unsigned to, const float *from, bool is_there) {
+/* The same of 4 bytes. */
+__device__ inline void copy_float_async(unsigned to, const float *from, bool is_there) {
   asm volatile("cp.async.ca.shared.global [%0], [%1], 4, %2;" ::"r"(to), "l"(from), "r"(is_there ? 4 : 0) : "memory");
 }
 /* What was copied so far is one group. */

@@ -1,4 +1,4 @@
-/* Powers of two that keep gradients in the range of halves, whose least normal number is 6e-5. Scaling by them is exact. */
+/* Powers of two that keep the weights of gradients in the range of halves, whose least normal number is 6e-5. */
 #pragma once
 
 #include "mma.cuh"
