@@ -146,7 +146,8 @@ __device__ inline void dq(const MlaArguments &a) {
       }
   }
 
-  if (threadIdx.x % 8 == 0) store_shared(factors + threadIdx.x / 2, __float_as_uint(p.softmax_scale / own.weight_scale.scale / row_scale));
+  const float sum_scale = p.softmax_scale / own.weight_scale.scale / row_scale;
+  if (threadIdx.x % 8 == 0) store_shared(factors + threadIdx.x / 2, __float_as_uint(sum_scale));
   __syncthreads();
   scale_rows(sums, factors);
   scale_rows(rope_sums, factors);
