@@ -14,6 +14,6 @@ int mla_is_aligned(const MlaRows *rows, MlaType type);
    if they cannot be copied 16 bytes at a time. */
 int mla_operands(MlaPlan *plan, void *workspace, MlaParams *params, MlaType type);
 
-MlaFamily mla_plan_sm80_attention, mla_plan_sm80_backward;
+MlaFamily mla_plan_sm80_attention, mla_plan_sm80_backward, mla_plan_sm80_decode;
 
 #endif
