@@ -10,6 +10,12 @@ __device__ inline int part_of_round(int round) {
   return round * gridDim.x + (round % 2 ? gridDim.x - 1 - blockIdx.x : blockIdx.x);
 }
 
+/* The same number, but what was computed of it before is not kept in registers for what is computed of it now. */
+__device__ inline int forget(int number) {
+  asm volatile("" : "+r"(number));
+  return number;
+}
+
 /* Parts go through the heads at one rank, then through the next rank. Heads come in sections of a.splits, whose tensors
    stay in L2 meanwhile. */
 struct Turn {
@@ -81,8 +87,4 @@ struct KeyBlock {
   /* The first query of the nth tile, and its head. */
   __device__ int query(int n) const { return (first_tile + n % head_tiles) * BLOCK_Q; }
   __device__ int head(int n) const { return first_head + n / head_tiles; }
-  /* Whether the tile has queries that are past the length and still in memory. */
-  __device__ bool is_past_length(const MlaParams &p, int n) const {
-    return visibility.q_length < p.sq && query(n) + BLOCK_Q > visibility.q_length;
-  }
 };
