@@ -13,6 +13,10 @@ __device__ inline unsigned pack(float first, float second, __nv_bfloat16) {
   __nv_bfloat162 pair = __floats2bfloat162_rn(first, second);
   return reinterpret_cast<unsigned &>(pair);
 }
+__device__ inline float2 unpack(unsigned pair, __half) { return __half22float2(reinterpret_cast<__half2 &>(pair)); }
+__device__ inline float2 unpack(unsigned pair, __nv_bfloat16) {
+  return __bfloat1622float2(reinterpret_cast<__nv_bfloat162 &>(pair));
+}
 
 /* sums += left · right, 16x8x16. In terms of lane/4 = r and lane%4 = c:
    sums  (r, 2c) (r, 2c+1) (r+8, 2c) (r+8, 2c+1)
@@ -46,9 +50,22 @@ __device__ inline void load_matrices_transposed(unsigned (&to)[4], unsigned addr
                : "memory");
 }
 
+__device__ inline void store_shared(unsigned to, unsigned bits) {
+  asm volatile("st.shared.u32 [%0], %1;" ::"r"(to), "r"(bits) : "memory");
+}
+__device__ inline unsigned load_shared(unsigned from) {
+  unsigned bits;
+  asm volatile("ld.shared.u32 %0, [%1];" : "=r"(bits) : "r"(from) : "memory");
+  return bits;
+}
+
 /* 16 bytes into shared memory while the thread goes on; zeros, and no access, unless is_there. */
 __device__ inline void copy_async(unsigned to, const void *from, bool is_there) {
   asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(to), "l"(from), "r"(is_there ? 16 : 0) : "memory");
+}
+/* The same of 4 bytes. */
+__device__ inline void copy_float_async(unsigned to, const float *from, bool is_there) {
+  asm volatile("cp.async.ca.shared.global [%0], [%1], 4, %2;" ::"r"(to), "l"(from), "r"(is_there ? 4 : 0) : "memory");
 }
 /* What was copied so far is one group. */
 __device__ inline void commit_copies() { asm volatile("cp.async.commit_group;" ::: "memory"); }

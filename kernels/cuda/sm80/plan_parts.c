@@ -6,7 +6,7 @@ MlaType mla_multiplied_type(const MlaParams *p) {
   return p->precision == MLA_AS_BFLOAT16 ? MLA_BFLOAT16 : MLA_FLOAT32;
 }
 
-static int is_aligned(const MlaRows *rows, MlaType type) {
+int mla_is_aligned(const MlaRows *rows, MlaType type) {
   int64_t numbers = type == MLA_FLOAT32 ? 4 : 8;
   int64_t strides = rows->batch | rows->position | rows->head;
   return (uintptr_t)rows->start % 16 == 0 && strides % numbers == 0;
@@ -43,7 +43,7 @@ static MlaRows convert(MlaPlan *plan, void *workspace, MlaRows rows, Extent exte
 int mla_operands(MlaPlan *plan, void *workspace, MlaParams *p, MlaType type) {
   int is_whole = p->dn % 8 == 0 && p->dr % 8 == 0 && p->dv % 8 == 0;
   MlaRows *all[] = {&p->q, &p->k, &p->v, &p->k_rope, &p->d_out, &p->out};
-  for (size_t i = 0; i < sizeof all / sizeof *all; i++) is_whole = is_whole && is_aligned(all[i], p->type);
+  for (size_t i = 0; i < sizeof all / sizeof *all; i++) is_whole = is_whole && mla_is_aligned(all[i], p->type);
   if (!is_whole || p->type == type) return is_whole;
   p->q = convert(plan, workspace, p->q, (Extent){p->batch, p->sq, p->hq, p->dn + p->dr}, type);
   p->q_rope = p->q;

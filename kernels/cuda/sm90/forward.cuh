@@ -168,7 +168,7 @@ struct Forward {
     __syncthreads();
     int warpgroup = __shfl_sync(~0u, threadIdx.x / WARPGROUP, 0);
     if (warpgroup == 0) {
-      give_registers<CONSUMERS == 2 ? 32 : 40>();
+      give_registers<CONSUMERS == 2 ? 24 : 40>();
       if (threadIdx.x == 0) produce();
     } else {
       take_registers<CONSUMERS == 2 ? 240 : 216>();

@@ -257,7 +257,7 @@ struct Dkv {
     __syncthreads();
     int warpgroup = __shfl_sync(~0u, threadIdx.x / WARPGROUP, 0);
     if (warpgroup == 0) {
-      give_registers<32>();
+      give_registers<24>();
       if (threadIdx.x == 0) produce();
       if (threadIdx.x / 32 == 1) produce_rows();
     } else {

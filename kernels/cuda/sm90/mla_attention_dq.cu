@@ -158,7 +158,7 @@ struct Dq {
     __syncthreads();
     int warpgroup = __shfl_sync(~0u, threadIdx.x / WARPGROUP, 0);
     if (warpgroup == 0) {
-      give_registers<32>();
+      give_registers<24>();
       if (threadIdx.x == 0) produce();
     } else {
       take_registers<240>();
