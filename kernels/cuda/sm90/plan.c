@@ -1,8 +1,7 @@
 /* wgmma and TMA on sm_90: attention whose tensors the copy engine can read, converted first where they are float32. */
-#include "../families.h"
-#include "../sm80/plan_parts.h"
+#include "plan_parts.h"
 
-enum { PANEL = 64, WARPGROUP = 128, L2_BYTES = 40 << 20 /* that a section of heads may fill */ };
+enum { L2_BYTES = 40 << 20 /* that a section of heads may fill */ };
 
 typedef struct {
   int head_qk, head_v, block_q, block_k, threads, blocks_per_multiprocessor, shared_bytes;
@@ -19,7 +18,7 @@ typedef struct {
 
 /* The forms for the same heads stand side by side, the largest block first. */
 #define FORWARD(QK, V, BLOCK_Q, BLOCK_K, STAGES, BLOCKS)                                                        \
-  {QK, V, BLOCK_Q, BLOCK_K, WARPGROUP + 2 * BLOCK_Q, BLOCKS,                                                    \
+  {QK, V, BLOCK_Q, BLOCK_K, MLA_WARPGROUP + 2 * BLOCK_Q, BLOCKS,                                                    \
    TILE_BYTES(BLOCK_Q, QK) + STAGES * TILE_BYTES(BLOCK_K, QK + V) + BARRIER_BYTES,                              \
    NAMES("mla_attention", #QK "_" #V "_q" #BLOCK_Q)}
 static const Form forward_forms[] = {
@@ -29,21 +28,21 @@ static const Form forward_forms[] = {
 };
 
 static const Form dq_forms[] = {
-    {192, 128, 128, 96, 3 * WARPGROUP, 1,
+    {192, 128, 128, 96, 3 * MLA_WARPGROUP, 1,
      TILE_BYTES(128, 192 + 128) + 3 * TILE_BYTES(96, 192) + TILE_BYTES(96, 128) + BARRIER_BYTES,
      NAMES("mla_attention_dq", "192_128_k96")},
-    {192, 128, 128, 64, 3 * WARPGROUP, 1,
+    {192, 128, 128, 64, 3 * MLA_WARPGROUP, 1,
      TILE_BYTES(128, 192 + 128) + 4 * TILE_BYTES(64, 192) + 2 * TILE_BYTES(64, 128) + BARRIER_BYTES,
      NAMES("mla_attention_dq", "192_128_k64")},
 };
 
 static const Form dkv_forms[] = {
-    {192, 128, 64, 128, 3 * WARPGROUP, 1,
+    {192, 128, 64, 128, 3 * MLA_WARPGROUP, 1,
      TILE_BYTES(128, 192 + 128) + 3 * TILE_BYTES(64, 192 + 128) + 3 * 2 * 64 * 4 + BARRIER_BYTES,
      NAMES("mla_attention_dkv", "192_128")},
 };
 
-static int in_panels(int columns) { return (columns + PANEL - 1) / PANEL * PANEL; }
+static int in_panels(int columns) { return (columns + MLA_PANEL - 1) / MLA_PANEL * MLA_PANEL; }
 static int64_t blocks_of(int64_t rows, int each) { return (rows + each - 1) / each; }
 
 /* The last form for these heads whose blocks are too few is better than none. */
@@ -58,47 +57,19 @@ static const Form *choose(const Form *forms, size_t count, const MlaDevice *devi
 }
 #define CHOOSE(FORMS, DEVICE, PARAMS) choose(FORMS, sizeof FORMS / sizeof *FORMS, DEVICE, PARAMS)
 
-/* ---- tensor maps ---- */
-
-/* A dim that has one index, or one for all (stride 0), may have any stride. */
-static void describe_dim(MlaMap *map, int dim, int64_t size, int64_t stride) {
-  int is_one = size == 1 || stride == 0;
-  map->dims[dim] = is_one ? 1 : (uint64_t)size;
-  map->stride_bytes[dim] = is_one ? 16 : (uint64_t)stride * 2;
-}
-
-typedef struct {
-  int columns, positions, heads, batch, box_positions;
-} Extent;
-
-static int add_map(MlaLaunch *launch, MlaType type, const MlaRows *rows, Extent extent) {
-  if (!mla_is_aligned(rows, type) || rows->batch < 0 || rows->head < 0 || rows->position <= 0) return 0;
-  MlaMap *map = &launch->maps[launch->map_count++];
-  *map = (MlaMap){.start = rows->start,
-                  .type = type,
-                  .rank = 4,
-                  .dims = {(uint64_t)extent.columns},
-                  .box = {PANEL, (uint32_t)extent.box_positions, 1, 1},
-                  .swizzle_bytes = 2 * PANEL};
-  describe_dim(map, 1, extent.positions, rows->position);
-  describe_dim(map, 2, extent.heads, rows->head);
-  describe_dim(map, 3, extent.batch, rows->batch);
-  return 1;
-}
+/* ---- launches ---- */
 
 /* q, q_rope, k, k_rope, v and, where there is one, d_out; without rope its maps are not read. */
 static int add_maps(MlaLaunch *launch, const MlaParams *p, MlaType type, const Form *form) {
-  Extent queries = {p->dn, p->sq, p->hq, p->batch, form->block_q};
-  Extent keys = {p->dn, p->skv, p->hkv, p->batch, form->block_k}, values = keys, d_out = queries;
-  Extent rope_queries = queries, rope_keys = keys;
+  MlaExtent queries = {p->dn, p->sq, p->hq, p->batch, form->block_q};
+  MlaExtent keys = {p->dn, p->skv, p->hkv, p->batch, form->block_k}, values = keys, d_out = queries;
+  MlaExtent rope_queries = queries, rope_keys = keys;
   if (p->dr) rope_queries.columns = rope_keys.columns = p->dr;
   values.columns = d_out.columns = p->dv;
-  return add_map(launch, type, &p->q, queries) && add_map(launch, type, p->dr ? &p->q_rope : &p->q, rope_queries) &&
-         add_map(launch, type, &p->k, keys) && add_map(launch, type, p->dr ? &p->k_rope : &p->k, rope_keys) &&
-         add_map(launch, type, &p->v, values) && (!p->d_out.start || add_map(launch, type, &p->d_out, d_out));
+  return mla_add_map(launch, type, &p->q, queries) && mla_add_map(launch, type, p->dr ? &p->q_rope : &p->q, rope_queries) &&
+         mla_add_map(launch, type, &p->k, keys) && mla_add_map(launch, type, p->dr ? &p->k_rope : &p->k, rope_keys) &&
+         mla_add_map(launch, type, &p->v, values) && (!p->d_out.start || mla_add_map(launch, type, &p->d_out, d_out));
 }
-
-/* ---- launches ---- */
 
 /* Heads of which L2 holds `rows` rows of two tensors each, which `sharing` heads read. */
 static int section_heads(const Form *form, int rows, int sharing) {
@@ -168,8 +139,10 @@ static int plan_dkv(const MlaDevice *device, const MlaParams *params, MlaType ty
 
 int mla_plan_sm90(const MlaDevice *device, MlaKernel kernel, const MlaParams *p, void *workspace, MlaPlan *plan) {
   MlaType type = mla_multiplied_type(p);
-  if (device->capability != 90 || p->is_decode || type == MLA_FLOAT32 || p->softmax_scale <= 0) return 0;
-  if (!p->batch || !p->sq || !p->skv || p->dv % 16 || p->dn % 16 || p->dr % 16) return 0;
+  if (device->capability != 90 || type == MLA_FLOAT32 || p->softmax_scale <= 0) return 0;
+  if (!p->batch || !p->hq || !p->sq || !p->skv) return 0;
+  if (p->is_decode) return mla_plan_sm90_decode(device, kernel, p, workspace, plan);
+  if (p->dv % 16 || p->dn % 16 || p->dr % 16) return 0;
   if (kernel == MLA_FORWARD) return plan_forward(device, p, type, workspace, plan);
   if (kernel == MLA_DQ) return plan_dq(device, p, type, workspace, plan);
   return kernel == MLA_DKV && plan_dkv(device, p, type, workspace, plan);
