@@ -10,7 +10,12 @@ const mayImport = {
   'src/ops/**': ['src/core/**'],
   'src/cache/**': ['src/core/**'],
   'src/device/**': ['src/core/**', 'kernels/webgpu/**'],
-  'src/cli/**': ['src/core/**', 'kernels/wasm/compiled*', 'kernels/tensorflow/native*'],
+  'src/cli/**': [
+    'src/core/**',
+    'src/device/{tfjsNode,chooseTfjsNode}.ts',
+    'kernels/wasm/compiled*',
+    'kernels/tensorflow/native*',
+  ],
   'src/layers/**': ['src/core/**', 'src/ops/**', 'src/cache/**'],
   'src/models/**': ['src/core/**', 'src/ops/**', 'src/cache/**', 'src/layers/**'],
   'src/*.ts': ['src/*/**', 'gradients/**', 'kernels/**'],
@@ -18,7 +23,8 @@ const mayImport = {
   'kernels/cpu/**': ['src/core/**'],
   'kernels/webgpu/**': ['src/core/**'],
   'kernels/wasm/**': ['src/core/**'],
-  'kernels/tensorflow/**': ['src/core/**'],
+  'kernels/cuda/**': [],
+  'kernels/tensorflow/**': ['src/core/**', 'kernels/cuda/**'],
   // Dawn in Node is no part of the package, which runs on whatever WebGPU it finds
   'demo/**': ['src/*.ts', 'src/device/{node,adapter}.ts'],
 };

@@ -2,5 +2,4 @@
 import { registerTensorflowKernels } from '../kernels/tensorflow/index.js';
 import { loadTfjsNode } from './device/loadTfjsNode.js';
 
-loadTfjsNode();
-registerTensorflowKernels();
+registerTensorflowKernels(loadTfjsNode());

@@ -13,7 +13,7 @@ import { measureStreams } from './bench/figure.js';
 import { normals } from './bench/inputs.js';
 import { contributed, encodeModel } from './bench/onnxModel.js';
 import { askAll, parseAnswer, PeerProgram } from './bench/peers.js';
-import { kernelTable, trainingTable, withRatio, withRatios } from './bench/report.js';
+import { callTable, kernelTable, trainingTable, withRatio, withRatios } from './bench/report.js';
 import type { Line } from './bench/report.js';
 import { attentionShapes, scoresTooLarge } from './bench/shapes.js';
 import { expectClose, gradientBounds } from './support/compare.js';
@@ -253,19 +253,37 @@ describe('bench', () => {
       expectEqual(peers, [{ ...line.peers[0], ratio: { wall: 2, gpu: 4 } }, line.peers[1]]);
     });
 
-    it('tokens a second and GPU memory of the training step', () => {
-      const ours = { tokensPerSecond: 3000, stepMs: 10, gpuBytes: 5e6, isSlow: false };
+    it('tokens a second and peak memory of the training step', () => {
+      const ours = { tokensPerSecond: 3000, stepMs: 10, peakBytes: 5e6, isSlow: false };
       const training = {
         name: 'large B16 S512',
         lane: 'T1 float32',
         ours,
         composed: { ...ours, tokensPerSecond: 1500 },
+        peers: [{ peer: 'torch', ...figure(20), peakBytes: 7e6 }],
       };
-      const skipped = { ...training, composed: { skipped: 'would take 52 GB' } };
+      const skipped = {
+        ...training,
+        composed: { skipped: 'would take 52 GB' },
+        peers: [{ peer: 'torch', skipped: 'no CUDA' }],
+      };
       expectEqual(withRatio(training).ratio, 2);
       expectEqual(trainingTable([training, skipped]).split('\n').slice(2), [
-        '| large B16 S512 | T1 float32 | 3000     | 5      | 1500             | 5      | 2.00x |',
-        '| large B16 S512 | T1 float32 | 3000     | 5      | would take 52 GB |        |       |',
+        '| large B16 S512 | T1 float32 | 3000     | 5  | 1500             | 5  | 2.00x | 1500  | 7  | 2.00x |',
+        '| large B16 S512 | T1 float32 | 3000     | 5  | would take 52 GB |    |       |       |    |       |',
+        '',
+        '- skipped torch: no CUDA (training step large B16 S512)',
+      ]);
+    });
+
+    it('calls beside the first of them', () => {
+      const calls = [
+        { name: 'TopKV2', inputs: 2, outputs: 2, us: 10 },
+        { name: 'MLADelta', inputs: 3, outputs: 1, us: 9 },
+      ];
+      expectEqual(callTable(calls).split('\n').slice(2), [
+        '| TopKV2   | 2, 2            | 10.0 | 1.00x     |',
+        '| MLADelta | 3, 1            | 9.00 | 0.900x    |',
       ]);
     });
   });

@@ -6,6 +6,7 @@ import { tmpdir } from 'node:os';
 import { delimiter, dirname, join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { crc32 } from 'node:zlib';
+import { imagesOf } from '../src/cli/nvidia.js';
 import { expectEqual, expectTrue } from './support/expect.js';
 
 const tsx = import.meta.resolve('tsx');
@@ -24,6 +25,8 @@ const links = {
   'deps/lib/libtensorflow_framework.so': 'libtensorflow_framework.so.2',
 };
 const binding = 'lib/napi-v8/tfjs_binding.node';
+const cudaFolder = 'deps/nvidia/cuda_runtime/lib';
+const cudaParts = ['cuda_runtime', 'cublas', 'cudnn', 'cufft', 'cusolver', 'cusparse', 'nvjitlink'];
 const afterSetup = [...Object.keys(placed), ...Object.keys(links), 'deps/tfjs-mla.json', binding].sort();
 
 /** Answers as the real one does when the libraries are there; the binding says what it was built for. */
@@ -107,7 +110,14 @@ describe('tfjs-mla', () => {
       ]) {
         expectTrue(lines.includes(line), `expected the line "${line}", got\n${lines.join('\n')}`);
       }
-      for (const what of ['relaxed SIMD', 'g++', 'pip', 'TensorFlow of python3', 'NVIDIA driver']) {
+      for (const what of [
+        'relaxed SIMD',
+        'g++',
+        'pip',
+        'TensorFlow of python3',
+        'NVIDIA driver',
+        'tfjs-mla/node',
+      ]) {
         expectEqual(lines.filter((line) => line.includes(what)).length, 1, `lines about ${what}`);
       }
     });
@@ -121,16 +131,47 @@ describe('tfjs-mla', () => {
         `ok  ${name} 4.22.0`,
         `no  ${name}: libtensorflow: ${mend}`,
         `no  ${name}: binding: ${mend}`,
+        `no  tfjs-mla/node: ${name} has no libtensorflow: run '${mend}', or its own install script`,
       ]);
       write(join(tfjsNode, 'deps/lib/libtensorflow.so.2.9.1'), '');
       write(join(tfjsNode, binding), '2.9.1');
       const whole = [`ok  ${name} 4.22.0`, `ok  ${name}: libtensorflow 2.9.1`, `ok  ${name}: binding`];
+      const door = `ok  tfjs-mla/node loads ${name} and computes on the CPU (its TensorFlow is built for CPUs)`;
       expectEqual(about(), [
         ...whole,
         `ok  ${name} computes with TensorFlow 2.9.1 on the CPU, without our ops`,
+        door,
       ]);
       write(join(tfjsNode, 'index.js'), 'process.abort();');
-      expectEqual(about(), [...whole, `no  ${name} computes (SIGABRT): ${mend}`]);
+      expectEqual(about(), [...whole, `no  ${name} computes (SIGABRT): ${mend}`, door]);
+    });
+
+    it('tells the GPUs, and which of them our kernels run on', () => {
+      write(
+        join(app, 'tools/nvidia-smi'),
+        `#!/bin/sh\ntest "$1" = --query-gpu=name,compute_cap && printf 'NVIDIA H200, 9.0\\nTesla T4, 7.5\\n'`,
+        0o755,
+      );
+      const mend = 'our kernels need 8.0; CUDA_VISIBLE_DEVICES=-1 computes on the CPU';
+      expectEqual(
+        doctorLines().filter((line) => line.includes('  GPU ')),
+        ['ok  GPU NVIDIA H200, compute capability 9.0', `no  GPU Tesla T4, compute capability 7.5: ${mend}`],
+      );
+    });
+
+    it('knows which images of our kernels a driver takes', () => {
+      const drivers = ['580.159.03', '579.9', '525.60.13', '470.57.02'];
+      expectEqual(drivers.map(imagesOf), [13, 12, 12, undefined]);
+    });
+
+    it('says what a tfjs-node-gpu lacks that has a TensorFlow for CUDA', () => {
+      tfjsNode += '-gpu';
+      imitateTfjsNode();
+      write(join(tfjsNode, 'deps/lib/libtensorflow_framework.so.2'), '');
+      write(join(tfjsNode, binding), '2.21.0');
+      const mend = 'npx tfjs-mla setup-tensorflow --gpu';
+      const line = `no  @tensorflow/tfjs-node-gpu: libcudart.so.12: ${mend}`;
+      expectTrue(doctorLines().includes(line), doctorLines().join('\n'));
     });
 
     it('does not stumble over a broken package', () => {
@@ -324,24 +365,39 @@ describe('tfjs-mla', () => {
       const shop = join(app, 'shop');
       const before = everything(tfjsNode);
       writeWheel('2.21.0', join(shop, wheelName('tensorflow', '2.21.0')), 'tensorflow');
-      const parts = ['cuda_runtime', 'cublas', 'cudnn', 'cufft', 'cusolver', 'cusparse', 'nvjitlink'];
-      for (const part of parts) {
-        const name = `nvidia_${part}_cu12`;
-        writeZip(join(shop, wheelName(name, '9.1')), {
-          [`nvidia/${part}/lib/lib${part}.so.12`]: part,
-          [`nvidia/${part}/include/${part}.h`]: '',
-          ...wheelMetadata(name, '9.1'),
-        });
-      }
+      for (const part of cudaParts) writeCudaWheel(part, shop);
       const environment = { PIP_NO_INDEX: '1', PIP_FIND_LINKS: shop, PYTHONPATH: withoutTensorflow() };
       const { status, stdout, stderr } = run(['setup-tensorflow', '--gpu'], environment);
       expectEqual(status, 0, stderr);
       expectTrue(stdout.startsWith('@tensorflow/tfjs-node-gpu computes with TensorFlow 2.21.0'), stdout);
-      const folder = 'deps/nvidia/cuda_runtime/lib';
-      const expected = [...afterSetup, ...parts.map((part) => `${folder}/lib${part}.so.12`)];
-      expectEqual(added(before), expected.sort());
+      expectTrue(stderr.includes('\nnot on a GPU: '), stderr);
+      expectEqual(added(before), withCuda());
       setUp('--gpu', '--undo');
       expectEqual(everything(tfjsNode), before);
+    });
+
+    it('takes those of CUDA from wheels too, and from what python3 has', () => {
+      tfjsNode += '-gpu';
+      imitateTfjsNode();
+      const before = everything(tfjsNode);
+      const site = join(app, 'site');
+      const [runtime, ...others] = cudaParts;
+      const wheels = others.map((part) => writeCudaWheel(part, join(app, 'shop')));
+      wheels.push(writeWheel('2.21.0', join(app, wheelName('tensorflow', '2.21.0')), 'tensorflow'));
+      const library = `nvidia/${runtime}/lib/lib${runtime}.so.12`;
+      write(join(site, library), runtime);
+      const metadata = wheelMetadata(`nvidia_${runtime}_cu12`, '12.9');
+      for (const [name, text] of Object.entries(metadata)) write(join(site, name), text);
+      write(join(site, `nvidia_${runtime}_cu12-12.9.dist-info/RECORD`), `${library},,\n`);
+      const flags = wheels.flatMap((file) => ['--wheel', file]);
+      const environment = { PYTHONPATH: site, PIP_NO_INDEX: '1' };
+      const { status, stderr } = run(['setup-tensorflow', '--gpu', ...flags], environment);
+      expectEqual(status, 0, stderr);
+      expectEqual(added(before), withCuda());
+      expectEqual(readlinkSync(join(tfjsNode, `${cudaFolder}/lib${runtime}.so.12`)), join(site, library));
+      setUp('--gpu', '--undo');
+      expectEqual(everything(tfjsNode), before);
+      expectTrue(existsSync(join(site, library)), 'the library of python3 is gone');
     });
 
     it('links the TensorFlow of python3 rather than download one', function () {
@@ -402,6 +458,22 @@ describe('tfjs-mla', () => {
       ...wheelMetadata(name, version),
     });
     return file;
+  }
+
+  function writeCudaWheel(part: string, shop: string): string {
+    const name = `nvidia_${part}_cu12`;
+    const file = join(shop, wheelName(name, '9.1'));
+    writeZip(file, {
+      [`nvidia/${part}/lib/lib${part}.so.12`]: part,
+      [`nvidia/${part}/include/${part}.h`]: '',
+      ...wheelMetadata(name, '9.1'),
+    });
+    return file;
+  }
+
+  /** The files that --gpu adds. */
+  function withCuda(): string[] {
+    return [...afterSetup, ...cudaParts.map((part) => `${cudaFolder}/lib${part}.so.12`)].sort();
   }
 
   function setUp(...flags: string[]) {

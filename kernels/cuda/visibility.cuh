@@ -1,9 +1,11 @@
-/* Who sees whom, as in ../tensorflow/cpu/visibility.h. */
+/* Who sees whom on a GPU: ../tensorflow/cpu/visibility.h, but that ranges may also be empty with hi below lo. So lo and hi
+   never decrease from one row, or key, below its length to the next, and those of the first and the last row of a tile
+   bound what the tile sees. */
 #pragma once
 
 #include "mla_params.h"
 
-/* [lo, hi), empty if lo >= hi. */
+/* [lo, hi), empty if hi <= lo. */
 struct Range {
   int lo, hi;
 };
@@ -16,12 +18,14 @@ __device__ inline int clamp_length(const int32_t *lengths, int batch, int size) 
 struct Visibility {
   int q_length, kv_length, offset, left, right;
 
-  __device__ Visibility(const MlaParams &p, int batch)
-      : q_length(clamp_length(p.q_lengths, batch, p.sq)),
-        kv_length(clamp_length(p.kv_lengths, batch, p.skv)),
+  __device__ Visibility(const MlaParams &p, int q_length, int kv_length)
+      : q_length(q_length),
+        kv_length(kv_length),
         offset(p.is_top_left ? 0 : kv_length - q_length),
         left(p.left),
         right(p.right) {}
+  __device__ Visibility(const MlaParams &p, int batch)
+      : Visibility(p, clamp_length(p.q_lengths, batch, p.sq), clamp_length(p.kv_lengths, batch, p.skv)) {}
 
   /* The keys that query i sees. */
   __device__ Range keys_of(int i) const {

@@ -7,7 +7,9 @@ import type { MlaProblem } from '../../src/core/problem.js';
 import { registerKernels } from '../../src/core/register.js';
 import type { Kernels, Plan } from '../../src/core/register.js';
 import type { AttentionInputs, BackwardInputs, DecodeInputs } from '../../src/core/kernelInputs.js';
+import { planOnGpu, precisionOnGpu, requireCuda } from './gpu.js';
 import { registerOps } from './native.js';
+import type { NativeReport } from './native.js';
 
 const backendName = 'tensorflow';
 
@@ -17,7 +19,7 @@ export interface TensorflowBackend extends KernelBackend {
   readonly binding: Record<
     'TF_ATTR_TYPE' | 'TF_ATTR_STRING' | 'TF_ATTR_FLOAT' | 'TF_ATTR_INT' | 'TF_FLOAT',
     number
-  >;
+  > & { readonly TF_Version: string };
   executeMultipleOutputs(
     op: string,
     attributes: { name: string; type: number; value: number | string }[],
@@ -59,19 +61,19 @@ const kernels: Kernels<TensorflowBackend> = {
 
 /**
  * Registers the ops with TensorFlow and the kernels with tfjs; a second call does nothing. Throws if tfjs-node computes on
- * a GPU, or as registerOps does.
+ * a GPU that there are no kernels for, or as registerOps does. `noGpu` is why a GPU is passed over, for explain().
  */
-export function registerTensorflowKernels(): void {
+export function registerTensorflowKernels(noGpu?: string): void {
   const { isUsingGpuDevice } = findBackend(backendName) as TensorflowBackend;
-  if (isUsingGpuDevice) {
-    throw new Error(
-      'tfjs-mla/node: required: TensorFlow on the CPU, got one that uses its GPU, for which there are no kernels yet: set CUDA_VISIBLE_DEVICES=-1',
-    );
-  }
-  registerOps();
+  const report = registerOps();
+  const cuda = isUsingGpuDevice ? requireCuda(report) : undefined;
   registerKernels(backendName, kernels, {
     cacheFormats: ['float32'],
-    plan,
+    plan: (kernel, problem) => ({
+      kernel,
+      backend: backendName,
+      ...(cuda ? planOnGpu(kernel, problem, cuda) : planOnCpu(problem, report, noGpu)),
+    }),
     compile: () => Promise.resolve(),
   });
 }
@@ -106,6 +108,9 @@ function run(
       { name: 'window_left', type: TF_ATTR_INT, value: window[0] },
       { name: 'window_right', type: TF_ATTR_INT, value: window[1] },
     );
+    // on the CPU all are float32, the attribute's default: one cached kernel for all precisions
+    if (backend.isUsingGpuDevice)
+      attributes.push({ name: 'precision', type: TF_ATTR_STRING, value: precisionOnGpu(problem) });
   }
   return backend.executeMultipleOutputs(op, attributes, inputs, outputs);
 }
@@ -118,18 +123,21 @@ function typeAttribute({ binding }: TensorflowBackend): {
   return { name: 'T', type: binding.TF_ATTR_TYPE, value: binding.TF_FLOAT };
 }
 
-function plan(kernel: KernelName, { precision }: MlaProblem): Plan {
-  const { instructions, threads } = registerOps();
+function planOnCpu(
+  { precision }: MlaProblem,
+  { instructions, threads }: NativeReport,
+  noGpu?: string,
+): Omit<Plan, 'kernel' | 'backend'> {
   const isNarrow = precision !== 'float32' && precision !== 'auto';
+  const narrow = { candidate: precision, reason: "TensorFlow's CPU device computes in float32" };
   return {
-    kernel,
-    backend: backendName,
     lane: instructions,
     computePrecision: 'float32',
     tile: { THREADS: threads },
     cacheKey: '',
-    passedOver: isNarrow
-      ? [{ candidate: precision, reason: "TensorFlow's CPU device computes in float32" }]
-      : [],
+    passedOver: [
+      ...(noGpu === undefined ? [] : [{ candidate: 'GPU', reason: noGpu }]),
+      ...(isNarrow ? [narrow] : []),
+    ],
   };
 }

@@ -3,8 +3,11 @@ import { spawnSync } from 'node:child_process';
 import { existsSync } from 'node:fs';
 import { basename, dirname, join } from 'node:path';
 import { nativeLibrary } from '../../kernels/tensorflow/native.js';
+import type { CudaReport } from '../../kernels/tensorflow/native.js';
+import { versionText } from '../core/versionText.js';
+import { bindingFile } from '../device/tfjsNode.js';
 import { say, stop } from './progress.js';
-import { addPart, bindingFile, removePart, sourceOf } from './tfjsNode.js';
+import { addPart, removePart, sourceOf } from './tfjsNode.js';
 
 const tools = ['g++', 'make', 'python3']; // the last one for node-gyp
 
@@ -45,8 +48,9 @@ function runGyp(folder: string): void {
 export interface Computation {
   readonly tensorflow: string;
   readonly gpu: boolean;
-  /** What an op of ours ran with; absent without a native library, and on a GPU, for which there are no kernels yet. */
+  /** What an op of ours ran with; absent without a native library, and what is of CUDA without a GPU. */
   readonly instructions?: string;
+  readonly cuda?: CudaReport;
 }
 
 /** tfjs-node 4.22.0 calls functions of node:util that Node 24 no longer has. */
@@ -58,8 +62,8 @@ const tf = require(process.argv[1]);
 const product = tf.matMul(tf.tensor2d([1, 2, 3, 4], [2, 2]), tf.tensor2d([5, 6, 7, 8], [2, 2])).dataSync();
 if (product.join() !== '19,22,43,50') throw new Error('a wrong product: ' + product.join());
 const { binding, isUsingGpuDevice } = tf.backend();
-const library = isUsingGpuDevice ? undefined : process.argv[2];
-const instructions = library && require(library).register().instructions;
+const library = process.argv[2];
+const { instructions, cuda } = library ? require(library).register() : {};
 if (library) {
   const attributes = [
     { name: 'T', type: binding.TF_ATTR_TYPE, value: binding.TF_FLOAT },
@@ -70,7 +74,7 @@ if (library) {
   const [out] = tf.backend().executeMultipleOutputs('MLAAttention', attributes, inputs, 2);
   if (!out.dataSync().every((value) => Math.abs(value - 1) < 1e-6)) throw new Error('wrong: ' + out.dataSync().join());
 }
-console.log(JSON.stringify({ tensorflow: binding.TF_Version, gpu: isUsingGpuDevice, instructions }));
+console.log(JSON.stringify({ tensorflow: binding.TF_Version, gpu: isUsingGpuDevice, instructions, cuda }));
 `;
 
 /** A matrix product and an op of ours, in a process that may die: a CUDA library that is missing ends it. */
@@ -81,7 +85,13 @@ export function compute(folder: string): Computation | { readonly reason: string
     {
       encoding: 'utf8',
       timeout: 120_000,
-      env: { TF_CPP_MIN_LOG_LEVEL: '2', TF_FORCE_GPU_ALLOW_GROWTH: 'true', ...process.env },
+      // as src/device/loadTfjsNode.ts has it
+      env: {
+        TF_CPP_MIN_LOG_LEVEL: '2',
+        TF_FORCE_GPU_ALLOW_GROWTH: 'true',
+        CUDA_VISIBLE_DEVICES: '0',
+        ...process.env,
+      },
     },
   );
   const answer = stdout.trim().split('\n').at(-1);
@@ -90,7 +100,9 @@ export function compute(folder: string): Computation | { readonly reason: string
   return { reason: [signal ?? `exit code ${status}`, said?.trim()].filter(Boolean).join(', ') };
 }
 
-export function computationText({ tensorflow, gpu, instructions }: Computation): string {
-  const ops = instructions ? `our ops with ${instructions}` : 'without our ops';
-  return `computes with TensorFlow ${tensorflow} on the ${gpu ? 'GPU' : 'CPU'}, ${ops}`;
+export function computationText({ tensorflow, gpu, instructions, cuda }: Computation): string {
+  const device = gpu && cuda ? `${cuda.device} (compute capability ${versionText(cuda.capability)})` : 'GPU';
+  const kernels = gpu && cuda ? `their CUDA ${cuda.images} images` : instructions;
+  const ops = kernels ? `our ops with ${kernels}` : 'without our ops';
+  return `computes with TensorFlow ${tensorflow} on the ${gpu ? device : 'CPU'}, ${ops}`;
 }

@@ -1,12 +1,24 @@
-/** `tfjs-mla doctor`: what runs in this folder. Nothing native is loaded here, so whatever is broken it can say so. */
-import { spawnSync } from 'node:child_process';
-import { existsSync, readFileSync, readdirSync } from 'node:fs';
+/** `tfjs-mla doctor`: what runs in this folder. No TensorFlow is loaded here, so whatever is broken it can say so. */
+import { existsSync, readdirSync } from 'node:fs';
+import { createRequire } from 'node:module';
 import { join } from 'node:path';
+import { leastCapability } from '../../kernels/tensorflow/native.js';
 import { engineHas } from '../../kernels/wasm/compiled.js';
+import { versionText } from '../core/versionText.js';
+import { chooseTfjsNode, findTfjsNodes } from '../device/chooseTfjsNode.js';
+import {
+  bindingFile,
+  cudaRuntime,
+  driverLibrary,
+  hasCudaRuntime,
+  libraryFolder,
+  opens,
+  tfjsNodeNames,
+} from '../device/tfjsNode.js';
 import { absentTools, computationText, compute } from './binding.js';
 import { findPythonTensorflow, hasPip } from './python.js';
-import { bindingFile, cudaFolder, findPackage, installCommand } from './tfjsNode.js';
-import { libraryFolder, sourceOf } from './tfjsNode.js';
+import { driverVersion, gpus, imagesOf, leastDrivers } from './nvidia.js';
+import { findPackage, installCommand, sourceOf } from './tfjsNode.js';
 
 interface Finding {
   readonly ok: boolean;
@@ -16,7 +28,6 @@ interface Finding {
 }
 
 const tfjsPackages = ['core', 'layers', 'backend-cpu', 'backend-wasm', 'backend-webgpu'];
-const driverFile = '/proc/driver/nvidia/version';
 
 export function doctor(): void {
   const checks: (() => Finding | Finding[])[] = [
@@ -31,6 +42,8 @@ export function doctor(): void {
     pip,
     pythonTensorflow,
     nvidiaDriver,
+    nvidiaGpus,
+    door,
   ];
   for (const check of checks) for (const finding of findings(check)) print(finding);
 }
@@ -83,7 +96,7 @@ function tfjsNode(name: string, setup: string): Finding[] {
     installed,
     { ok: version !== undefined, what: `${name}: libtensorflow ${version ?? ''}`.trim(), mend: setup },
     { ok: built, what: `${name}: binding`, mend: setup },
-    ...(name.endsWith('-gpu') ? [cudaRuntime(name, folder, setup)] : []),
+    ...(name === tfjsNodeNames.gpu ? [runtime(name, folder, setup)] : []),
     ...(answer ? [computation(name, answer, setup)] : []),
   ];
 }
@@ -100,9 +113,8 @@ function libraryVersion(folder: string): string | undefined {
   );
 }
 
-function cudaRuntime(name: string, folder: string, mend: string): Finding {
-  const file = `${cudaFolder}/libcudart.so.12`;
-  return { ok: existsSync(join(folder, file)), what: `${name}: ${file}`, mend };
+function runtime(name: string, folder: string, mend: string): Finding {
+  return { ok: hasCudaRuntime(folder), what: `${name}: ${cudaRuntime}`, mend };
 }
 
 function computation(name: string, answer: ReturnType<typeof compute>, mend: string): Finding {
@@ -128,22 +140,39 @@ function pythonTensorflow(): Finding {
   return { ok: true, what: `TensorFlow ${version} of python3, ${cuda ? 'with' : 'without'} CUDA` };
 }
 
-/** To Node a library that opens but is no addon "did not self-register". */
-const openDriver = `
-try { process.dlopen({ exports: {} }, 'libcuda.so.1'); }
-catch (error) { if (!/self-register/.test(error.message)) process.exit(1); }
-`;
-
 function nvidiaDriver(): Finding {
-  const opened = spawnSync(process.execPath, ['-e', openDriver], { timeout: 30_000 }).status === 0;
-  const version = existsSync(driverFile)
-    ? /\d+\.\d+(\.\d+)?/.exec(readFileSync(driverFile, 'utf8'))?.[0]
-    : undefined;
+  const version = driverVersion();
+  const images = version && imagesOf(version);
+  const text = ['NVIDIA driver', version].filter(Boolean).join(' ');
+  if (!opens(driverLibrary)) {
+    return {
+      ok: false,
+      what: `${text} (${driverLibrary} does not open)`,
+      mend: 'install the driver of your card',
+    };
+  }
+  if (version && !images) {
+    const mend = `install ${leastDrivers[12]} or newer, better ${leastDrivers[13]} or newer`;
+    return { ok: false, what: `${text}, too old for our kernels`, mend };
+  }
+  return { ok: true, what: images ? `${text}, which takes our kernels' CUDA ${images} images` : text };
+}
+
+function nvidiaGpus(): Finding[] {
+  return gpus().map(({ name, capability }) => {
+    if (capability === undefined) return { ok: true, what: `GPU ${name}` };
+    const what = `GPU ${name}, compute capability ${versionText(capability)}`;
+    const mend = `our kernels need ${versionText(leastCapability)}; CUDA_VISIBLE_DEVICES=-1 computes on the CPU`;
+    return { ok: capability >= leastCapability, what, mend };
+  });
+}
+
+/** What an import of tfjs-mla/node in this folder would load. */
+function door(): Finding {
+  const { chosen, noGpu } = chooseTfjsNode(findTfjsNodes(createRequire(join(process.cwd(), 'module.js'))));
+  const text = `tfjs-mla/node loads ${chosen.name} and computes on the`;
   return {
-    ok: opened,
-    what: ['NVIDIA driver', version, opened ? undefined : '(libcuda.so.1 does not open)']
-      .filter(Boolean)
-      .join(' '),
-    mend: 'install the driver of your card',
+    ok: true,
+    what: chosen.noGpu === undefined ? `${text} GPU` : `${text} CPU (${noGpu ?? chosen.noGpu})`,
   };
 }

@@ -2,33 +2,35 @@
 import { readdirSync, rmSync, symlinkSync } from 'node:fs';
 import { basename, join } from 'node:path';
 import { say, stop } from './progress.js';
-import { findPythonTensorflow, pipDownload } from './python.js';
-import type { PythonTensorflow } from './python.js';
+import { findPythonLibraries, findPythonTensorflow, pipDownload } from './python.js';
+import type { PythonLibraries, PythonTensorflow } from './python.js';
 import { libraries, libraryLinks, openWheel, placeInTfjsNode } from './tensorflowWheel.js';
 import type { Wheel } from './tensorflowWheel.js';
 import { addPart, cudaFolder, downloadFolder, sourceOf } from './tfjsNode.js';
 
 export const defaultVersions = { cpu: '2.18.1', gpu: '2.21.0' } as const;
 
-/** What the CUDA build of TensorFlow opens at run time. */
-const cudaWheels = {
-  'nvidia-cuda-runtime-cu12': '<13',
-  'nvidia-cublas-cu12': '<13',
-  'nvidia-cudnn-cu12': '<10',
-  'nvidia-cufft-cu12': '<13',
-  'nvidia-cusolver-cu12': '<13',
-  'nvidia-cusparse-cu12': '<13',
-  'nvidia-nvjitlink-cu12': '<13',
+/** What the CUDA build of TensorFlow opens at run time: packages, and the major version that is one too new. */
+const cudaPackages = {
+  'nvidia-cuda-runtime-cu12': 13,
+  'nvidia-cublas-cu12': 13,
+  'nvidia-cudnn-cu12': 10,
+  'nvidia-cufft-cu12': 13,
+  'nvidia-cusolver-cu12': 13,
+  'nvidia-cusparse-cu12': 13,
+  'nvidia-nvjitlink-cu12': 13,
 } as const;
 
 export interface Wanted {
   readonly gpu: boolean;
   readonly version?: string;
-  readonly wheel?: string;
+  /** Files: one of TensorFlow, the others of CUDA */
+  readonly wheels: readonly string[];
 }
 
 /** Returns what is there now, as in `tensorflow_cpu-2.18.1`. */
-export async function putTensorflow(folder: string, { gpu, version, wheel }: Wanted): Promise<string> {
+export async function putTensorflow(folder: string, { gpu, version, wheels }: Wanted): Promise<string> {
+  const wheel = wheels.find((file) => cudaPackageOf(file) === undefined);
   if (wheel !== undefined) return unpackTensorflow(folder, wheel, gpu, version);
   const there = sourceOf(folder, 'tensorflow');
   if (there && (version === undefined || there.endsWith(`-${version}`))) {
@@ -115,12 +117,31 @@ async function unpackTensorflow(
 }
 
 /** All into one folder: of the many that the wheels use, it is the one where both libraries of TensorFlow look. */
-export async function putCuda(folder: string): Promise<void> {
-  for (const [name, range] of Object.entries(cudaWheels)) {
+export async function putCuda(folder: string, wheels: readonly string[]): Promise<void> {
+  const given = new Map(wheels.map((file) => [cudaPackageOf(file), file]));
+  const installed = findPythonLibraries(Object.keys(cudaPackages));
+  for (const [name, tooNew] of Object.entries(cudaPackages)) {
     const there = sourceOf(folder, name);
-    if (there) say(`${there} is there already`);
-    else await withDownload(folder, `${name}${range}`, (file) => unpackCuda(folder, name, file));
+    const [file, found] = [given.get(name), installed[name]];
+    if (file !== undefined) await unpackCuda(folder, name, file);
+    else if (there) say(`${there} is there already`);
+    else if (found && parseInt(found.version, 10) < tooNew) await linkCuda(folder, name, found);
+    else await withDownload(folder, `${name}<${tooNew}`, (each) => unpackCuda(folder, name, each));
   }
+}
+
+/** By the name of the file, in which '-' is written '_'. */
+function cudaPackageOf(file: string): string | undefined {
+  const name = basename(file).split('-')[0].replaceAll('_', '-');
+  return Object.hasOwn(cudaPackages, name) ? name : undefined;
+}
+
+async function linkCuda(folder: string, name: string, { version, files }: PythonLibraries): Promise<void> {
+  say(`linking ${files.length} files of the ${name} ${version} of python3`);
+  const places = files.map((file) => `${cudaFolder}/${basename(file)}`);
+  await addPart(folder, name, `python3-${name}-${version}`, places, () => {
+    files.forEach((file, index) => symlinkSync(file, join(folder, places[index])));
+  });
 }
 
 async function unpackCuda(folder: string, kind: string, file: string): Promise<void> {

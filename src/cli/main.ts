@@ -16,14 +16,15 @@ tfjs-mla COMMAND --help tells more.
 const help = {
   'setup-tensorflow': `usage: tfjs-mla setup-tensorflow [--gpu] [--version X] [--wheel FILE] [--undo]
 
-Puts a libtensorflow of today behind the @tensorflow/tfjs-node that is installed in this folder, builds its binding
-and multiplies two matrices with it. The libraries come from the first of: FILE, what an earlier run has put there,
-the TensorFlow of python3, pip download. All stays inside the folder of the package; a run that was interrupted can
-be run again.
+Puts a libtensorflow of today behind the @tensorflow/tfjs-node that is installed in this folder, builds its binding,
+multiplies two matrices and runs an op of ours with it. The libraries come from the first of: FILE, what an earlier run
+has put there, the packages of python3, pip download. All stays inside the folder of the package; a run that was
+interrupted can be run again.
 
   --gpu          @tensorflow/tfjs-node-gpu instead, and the CUDA 12 libraries (linux x64)
   --version X    of TensorFlow; what pip downloads is ${defaultVersions.cpu}, with --gpu ${defaultVersions.gpu}
-  --wheel FILE   a wheel of tensorflow or tensorflow-cpu for linux x64 on this disk
+  --wheel FILE   a wheel of tensorflow or tensorflow-cpu for linux x64 on this disk; with --gpu also, the flag
+                 repeated, those of CUDA that pip cannot download here
   --undo         removes what this command has put there
 `,
   doctor: `usage: tfjs-mla doctor
@@ -41,13 +42,13 @@ async function main([command, ...args]: string[]): Promise<void> {
       options: {
         gpu: { type: 'boolean', default: false },
         version: { type: 'string' },
-        wheel: { type: 'string' },
+        wheel: { type: 'string', multiple: true, default: [] },
         undo: { type: 'boolean', default: false },
         help: { type: 'boolean', short: 'h' },
       },
     });
     if (values.help) process.stdout.write(help[command]);
-    else await setupTensorflow(values);
+    else await setupTensorflow({ ...values, wheels: values.wheel });
   } else if (command === 'doctor') {
     const { values } = parseArgs({ args, options: { help: { type: 'boolean', short: 'h' } } });
     if (values.help) process.stdout.write(help[command]);

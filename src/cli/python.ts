@@ -36,6 +36,33 @@ export function findPythonTensorflow(): PythonTensorflow | undefined {
   return whole && found.version ? found : undefined;
 }
 
+export interface PythonLibraries {
+  readonly version: string;
+  readonly files: readonly string[];
+}
+
+const librariesFinder = `
+import importlib.metadata, json, os, sys
+found = {}
+for name in sys.argv[1:]:
+    try: distribution = importlib.metadata.distribution(name)
+    except importlib.metadata.PackageNotFoundError: continue
+    files = [file for file in distribution.files or [] if file.parent.name == 'lib' and '.so' in file.name]
+    paths = [os.path.abspath(distribution.locate_file(file)) for file in files]
+    if paths and all(map(os.path.exists, paths)):
+        found[name] = {'version': distribution.version, 'files': paths}
+print(json.dumps(found))
+`;
+
+/** By package, the shared libraries of those packages that python3 has whole. */
+export function findPythonLibraries(packages: readonly string[]): Record<string, PythonLibraries> {
+  const { status, stdout } = spawnSync('python3', ['-c', librariesFinder, ...packages], {
+    encoding: 'utf8',
+    timeout: 30_000,
+  });
+  return status === 0 ? (JSON.parse(stdout) as Record<string, PythonLibraries>) : {};
+}
+
 /** Makes the choice independent of this machine's own Python: the wheel is only unpacked. */
 const anyLinux = ['2_28', '2_27', '2_17', '2014', '2010', '1']
   .map((version) => `manylinux${version.includes('_') ? '_' : ''}${version}_x86_64`)

@@ -1,4 +1,5 @@
 /** `tfjs-mla setup-tensorflow`: a libtensorflow of today behind an installed tfjs-node. */
+import { lookAt, tfjsNodeNames, whyGpuWasNotTaken } from '../device/tfjsNode.js';
 import { buildBinding, computationText, compute } from './binding.js';
 import { putCuda, putTensorflow } from './libraries.js';
 import { say, stop } from './progress.js';
@@ -7,12 +8,12 @@ import { findPackage, installCommand, removeAllParts, removeDownloads } from './
 export interface SetupOptions {
   readonly gpu: boolean;
   readonly version?: string;
-  readonly wheel?: string;
+  readonly wheels: readonly string[];
   readonly undo: boolean;
 }
 
 export async function setupTensorflow(options: SetupOptions): Promise<void> {
-  const name = options.gpu ? '@tensorflow/tfjs-node-gpu' : '@tensorflow/tfjs-node';
+  const name = options.gpu ? tfjsNodeNames.gpu : tfjsNodeNames.cpu;
   const found = findPackage(name);
   if (!found) {
     stop(`expected ${name} to be installed in this folder, got none; ${installCommand(name)}`);
@@ -24,16 +25,20 @@ export async function setupTensorflow(options: SetupOptions): Promise<void> {
     stop(`expected linux on x64, got ${got}; use the backend wasm or webgpu`);
   }
   const source = await putTensorflow(folder, options);
-  if (options.gpu) await putCuda(folder);
+  if (options.gpu) await putCuda(folder, options.wheels);
   removeDownloads(folder);
 
   await buildBinding(folder, source);
   say('multiplying two matrices, and running an op of ours');
   const computed = compute(folder);
   if ('reason' in computed) {
-    stop(`expected ${name} to multiply two matrices, got ${computed.reason}; see npx tfjs-mla doctor`);
+    stop(`expected ${name} to compute, got ${computed.reason}; see npx tfjs-mla doctor`);
   }
   process.stdout.write(`${name} ${computationText(computed)}\n`);
+  if (options.gpu && !computed.gpu) {
+    const installed = lookAt(name, folder);
+    say(`not on a GPU: ${installed.noGpu ?? whyGpuWasNotTaken(installed)}`);
+  }
 }
 
 function undo(folder: string): void {

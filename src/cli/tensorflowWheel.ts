@@ -4,8 +4,9 @@ import { pipeline } from 'node:stream/promises';
 import { crc32 } from 'node:zlib';
 import { openPromise } from 'yauzl';
 import type { Entry, ZipFile } from 'yauzl';
+import { libraryFolder } from '../device/tfjsNode.js';
 import { stop } from './progress.js';
-import { libraryFolder, partial } from './tfjsNode.js';
+import { partial } from './tfjsNode.js';
 
 export interface Wheel {
   /** Name and version, as in `tensorflow_cpu-2.18.1`. */

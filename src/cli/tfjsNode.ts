@@ -5,7 +5,6 @@ import { createRequire } from 'node:module';
 import { dirname, join } from 'node:path';
 
 export const tfjsVersion = '4.22.0';
-export const libraryFolder = 'deps/lib';
 export const cudaFolder = 'deps/nvidia/cuda_runtime/lib';
 export const downloadFolder = 'deps/tfjs-mla-downloads';
 const recordFile = 'deps/tfjs-mla.json';
@@ -26,13 +25,6 @@ export function findPackage(name: string): InstalledPackage | undefined {
 
 export function installCommand(name: string): string {
   return `npm install --ignore-scripts ${name}@${tfjsVersion}`;
-}
-
-/** Where node-pre-gyp puts the binding and looks for it: by the highest N-API that both sides know. */
-export function bindingFile(folder: string): string {
-  const manifest = readJson(join(folder, 'package.json')) as { binary: { napi_versions: number[] } };
-  const known = manifest.binary.napi_versions.filter((version) => version <= Number(process.versions.napi));
-  return `lib/napi-v${Math.max(...known)}/tfjs_binding.node`;
 }
 
 /** What one step has put into the folder; all paths are relative to it. */

@@ -5,6 +5,7 @@ import { fail } from './errors.js';
 import type { KernelInputs } from './kernelInputs.js';
 import { MLAAttentionBackward, kernelNames } from './names.js';
 import type { KernelName } from './names.js';
+import type { Precision } from './precision.js';
 import type { MlaProblem } from './problem.js';
 
 /** A way to run a kernel that was not taken, and why. */
@@ -20,7 +21,7 @@ export interface Plan {
   /** which family of code runs, such as 'reference' or 'T1' */
   lane: string;
   /** what the matrix products are computed in */
-  computePrecision: 'float32' | 'float16';
+  computePrecision: Exclude<Precision, 'auto'>;
   /** the tile by its constants, such as { BLOCK_Q: 64, … } */
   tile: Record<string, number>;
   /** every constant that is compiled in, serialised; two calls with one key share a pipeline */

@@ -1,5 +1,7 @@
 import * as tf from '@tensorflow/tfjs-core';
+import { registerOps } from '../../kernels/tensorflow/native.js';
 import { openDawn } from '../../src/device/node.js';
+import { isOnTensorflowGpu } from './memory.js';
 
 export const backendNames = ['cpu', 'wasm', 'webgpu', 'tensorflow'] as const;
 export type BackendName = (typeof backendNames)[number];
@@ -26,7 +28,8 @@ export async function chooseBackend(name: BackendName | undefined, stock: boolea
   const renew = async (): Promise<void> => undefined;
   if (name === 'tensorflow') {
     await import('../../src/node.js');
-    return { device: { name: 'libtensorflow', isSoftware: true }, renew };
+    const name = isOnTensorflowGpu() ? (registerOps().cuda?.device ?? 'a GPU') : 'the CPU';
+    return { device: { name: `${name}, libtensorflow`, isSoftware: !isOnTensorflowGpu() }, renew };
   }
   await import('../../src/wasm.js');
   await tf.setBackend(name ?? 'wasm');

@@ -7,16 +7,20 @@ import '@tensorflow/tfjs-layers';
 import { writeFileSync } from 'node:fs';
 import { createRequire } from 'node:module';
 import { Command, InvalidArgumentError, Option } from 'commander';
+import type { TensorflowBackend } from '../../kernels/tensorflow/index.js';
 import { setDefaultPrecision } from '../../src/index.js';
+import type { Precision } from '../../src/index.js';
 import { benchAttention } from './attention.js';
 import { backendNames, chooseBackend } from './backend.js';
 import type { BackendName } from './backend.js';
 import type { Bench } from './bench.js';
+import { benchCalls } from './calls.js';
+import type { CallFigure } from './calls.js';
 import { anyClock, SteadyClock } from './clock.js';
 import { benchDecode } from './decode.js';
 import { measure, tfjsClock } from './measure.js';
 import { onnxProgram, torchProgram } from './peers.js';
-import { kernelTable, trainingTable, withRatio, withRatios } from './report.js';
+import { callTable, kernelTable, trainingTable, withRatio, withRatios } from './report.js';
 import type { Line } from './report.js';
 import { attentionShapes, decodeShapes, nameOf, trainingShapes } from './shapes.js';
 import type { ShapeSet } from './shapes.js';
@@ -26,7 +30,7 @@ import type { TrainingLine } from './training.js';
 interface Flags {
   backend?: BackendName;
   shapes?: ShapeSet;
-  precision: 'float32' | 'float16' | 'auto';
+  precision: Precision;
   peers: string[];
   kernels: string[];
   stock: boolean;
@@ -55,6 +59,7 @@ if (tf.getBackend() !== 'webgpu')
 
 const lines: Line[] = [];
 const training: TrainingLine[] = [];
+const calls: CallFigure[] = [];
 const failures: string[] = [];
 if (flags.kernels.includes('attention')) {
   for (const shape of attentionShapes[set])
@@ -71,6 +76,7 @@ if (flags.kernels.includes('training')) {
       training.push(await benchTraining(preset, length, bench));
     });
 }
+if (flags.kernels.includes('calls')) await attempt('calls', async () => void calls.push(...benchCalls()));
 console.log(`\n${reportText()}`);
 process.exit(failures.length > 0 ? 1 : 0);
 
@@ -95,6 +101,7 @@ function reportText(): string {
   return [
     ...(lines.length > 0 ? [kernelTable(lines)] : []),
     ...(training.length > 0 ? [trainingTable(training)] : []),
+    ...(calls.length > 0 ? [callTable(calls)] : []),
     ...failures.map((failure) => `failed: ${failure}`),
     versionTexts.join(', '),
   ].join('\n\n');
@@ -105,7 +112,7 @@ function writeFiles(): void {
   if (markdown) writeFileSync(markdown, `${title}\n\n${reportText()}\n`);
   if (!json) return;
   const run = { device, backend: tf.getBackend(), shapes: set, precision, versions: versions() };
-  const figures = { lines: lines.map(withRatios), training: training.map(withRatio), failures };
+  const figures = { lines: lines.map(withRatios), training: training.map(withRatio), calls, failures };
   writeFileSync(json, `${JSON.stringify({ ...run, ...figures }, null, 2)}\n`);
 }
 
@@ -116,14 +123,16 @@ function versions(): Record<string, string> {
 
 function ownVersions(): Record<string, string> {
   const versions = { node: process.versions.node, tfjs: tf.version_core };
+  if (tf.getBackend() === 'tensorflow')
+    return { ...versions, TensorFlow: (tf.backend() as TensorflowBackend).binding.TF_Version };
   if (tf.getBackend() !== 'webgpu') return versions;
   const { version } = createRequire(import.meta.url)('webgpu/package.json') as { version: string };
   return { ...versions, 'webgpu (Dawn)': version };
 }
 
 function defaultShapes(): ShapeSet {
-  if (tf.getBackend() === 'wasm' || tf.getBackend() === 'tensorflow') return 'medium';
-  return device.isSoftware ? 'small' : 'paper';
+  if (!device.isSoftware) return 'paper';
+  return ['wasm', 'tensorflow'].includes(tf.getBackend()) ? 'medium' : 'small';
 }
 
 /** What this machine can do: the yardstick for the figures of the CPU backends. */
@@ -146,13 +155,14 @@ function readFlags(): Flags {
       new Option('--backend <name>', 'default: webgpu where there is a GPU, else wasm').choices(backendNames),
     )
     .addOption(
-      new Option('--shapes <set>', 'default: paper on a GPU, medium on wasm, small elsewhere').choices(
-        Object.keys(attentionShapes),
-      ),
+      new Option(
+        '--shapes <set>',
+        'default: paper on a GPU, medium on wasm and tensorflow, small elsewhere',
+      ).choices(Object.keys(attentionShapes)),
     )
     .addOption(
       new Option('--precision <name>', 'what is asked for; the table says what ran')
-        .choices(['float32', 'float16', 'auto'])
+        .choices(['float32', 'tf32', 'float16', 'bfloat16', 'auto'])
         .default('float32'),
     )
     .option(
@@ -163,8 +173,8 @@ function readFlags(): Flags {
     )
     .option(
       '--kernels <names>',
-      'comma-separated: attention, decode, training',
-      listOf(['attention', 'decode', 'training']),
+      'comma-separated: attention, decode, training, and calls (through tfjs-node)',
+      listOf(['attention', 'decode', 'training', 'calls']),
       ['attention', 'decode'],
     )
     .option('--stock', "keep tfjs's own GPU device instead of ours", false)

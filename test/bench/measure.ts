@@ -4,6 +4,7 @@ import { gpuStopwatch } from '../../kernels/webgpu/stopwatch.js';
 import type { Clock, SteadyClock } from './clock.js';
 import { measureStreams, median } from './figure.js';
 import type { Figure } from './figure.js';
+import { isOnTensorflowGpu } from './memory.js';
 
 /** Measures a call on the current backend. It returns one tensor, and queues all of its work before it returns. */
 export function measure(call: () => tf.Tensor, clock: SteadyClock): Promise<Figure> {
@@ -34,6 +35,11 @@ async function finish(last: tf.Tensor): Promise<void> {
     backend.endComputePassEncoder();
     backend.submitQueue();
     await backend.queue.onSubmittedWorkDone();
+  } else if (isOnTensorflowGpu()) {
+    // a number waits for all before it; the whole tensor would also be copied to the host
+    const first = tf.tidy(() => tf.slice(tf.reshape(last, [-1]), 0, 1));
+    await first.data();
+    first.dispose();
   } else {
     await last.data();
   }

@@ -2,13 +2,15 @@
 import { execFile } from 'node:child_process';
 import { fileURLToPath } from 'node:url';
 import { promisify } from 'node:util';
+import type { TrainingSettings } from '../../demo/shared/trainer.js';
+import type { DeepseekConfig } from '../../src/models.js';
 import type { Figure } from './figure.js';
 import type { AttentionShape, DecodeShape } from './shapes.js';
 
-export type KernelName = 'forward' | 'forward+backward' | 'decode' | 'decode, packed cache';
+export type KernelName = 'forward' | 'forward+backward' | 'decode' | 'decode, packed cache' | 'training step';
 
 /** What a peer takes for one of our lines, or why it has no figure. */
-export type PeerResult = { peer: string } & (Figure | { skipped: string });
+export type PeerResult = { peer: string } & ((Figure & { peakBytes?: number }) | { skipped: string });
 
 export interface PeerAnswer {
   /** of the peer and what it runs on, by name */
@@ -17,8 +19,17 @@ export interface PeerAnswer {
 }
 
 export type PeerRequest = { isSoftware: boolean } & (
-  ({ op: 'attention' } & AttentionShape) | ({ op: 'decode' } & DecodeShape)
+  | ({ op: 'attention' } & AttentionShape)
+  | ({ op: 'decode' } & DecodeShape)
+  | { op: 'training'; config: DeepseekConfig; settings: TrainingSettings }
 );
+
+/** What a peer is asked for. */
+const asked: Record<PeerRequest['op'], KernelName[]> = {
+  attention: ['forward', 'forward+backward'],
+  decode: ['decode'],
+  training: ['training step'],
+};
 
 const run = promisify(execFile);
 const script = (name: string): string => fileURLToPath(new URL(name, import.meta.url));
@@ -29,7 +40,7 @@ export class PeerProgram {
   private absence: string | undefined;
 
   constructor(
-    private readonly name: string,
+    readonly name: string,
     private readonly command: string,
     private readonly args: string[],
   ) {}
@@ -38,9 +49,7 @@ export class PeerProgram {
   async ask(request: PeerRequest): Promise<PeerAnswer['results']> {
     const skip = (skipped: string): PeerAnswer['results'] => {
       const results = [{ peer: this.name, skipped }];
-      return request.op === 'decode'
-        ? { decode: results }
-        : { forward: results, 'forward+backward': results };
+      return Object.fromEntries(asked[request.op].map((kernel) => [kernel, results]));
     };
     if (this.absence !== undefined) return skip(this.absence);
     try {

@@ -1,3 +1,4 @@
+import type { CallFigure } from './calls.js';
 import type { Figure } from './figure.js';
 import type { KernelName, PeerResult } from './peers.js';
 import type { TrainingLine } from './training.js';
@@ -14,6 +15,8 @@ export interface Line {
   bytes: number;
   peers: PeerResult[];
 }
+
+type PeerLine = Pick<Line, 'kernel' | 'shape' | 'peers'>;
 
 /** How many times as long a peer takes. */
 export interface Ratio {
@@ -64,21 +67,56 @@ export function kernelTable(lines: Line[]): string {
   return [table, ...skippedNotes(lines)].join('\n');
 }
 
-/** Tokens a second and GPU memory of the whole training step. */
+/** Tokens a second and peak memory of the whole training step; ratios ours to theirs. */
 export function trainingTable(lines: TrainingLine[]): string {
-  const headings = ['training step', 'lane', 'tokens/s', 'GPU MB', 'tfjs composed', 'GPU MB', 'ratio'];
-  const rows = lines.map(withRatio).map(({ name, lane, ours, composed, ratio }) => {
-    const steps = [ours, composed].map((step) =>
-      'skipped' in step
-        ? [step.skipped, '']
-        : [
-            `${digits(step.tokensPerSecond)}${step.isSlow ? slowMark : ''}`,
-            step.gpuBytes ? (step.gpuBytes / 1e6).toFixed(0) : '',
-          ],
-    );
-    return [name, lane, ...steps.flat(), ratio === undefined ? '' : `${digits(ratio)}x`];
+  const peers = shownPeers(lines);
+  const ofPeers = peers.flatMap((name) => [name, 'MB', 'ratio']);
+  const headings = ['training step', 'lane', 'tokens/s', 'MB', 'tfjs composed', 'MB', 'ratio', ...ofPeers];
+  const rows = lines.map((line) => {
+    const { name, lane, ours, composed } = line;
+    const cells = peers.flatMap((peer) => stepCells(peerStep(line, peer), ours));
+    return [name, lane, ...stepCells(ours), ...stepCells(composed, ours), ...cells];
   });
-  return markdownTable(headings, rows);
+  return [markdownTable(headings, rows), ...skippedNotes(lines.map(asLine))].join('\n');
+}
+
+type Step = TrainingLine['ours'];
+
+/** Tokens a second, megabytes, and with `ours` how many times as many tokens ours makes. */
+function stepCells(step: Step | undefined, ours?: Step): string[] {
+  const isDone = step !== undefined && !('skipped' in step);
+  const ratio =
+    isDone && ours && !('skipped' in ours) ? ours.tokensPerSecond / step.tokensPerSecond : undefined;
+  const cells = isDone
+    ? [
+        `${digits(step.tokensPerSecond)}${step.isSlow ? slowMark : ''}`,
+        step.peakBytes ? (step.peakBytes / 1e6).toFixed(0) : '',
+      ]
+    : [step?.skipped ?? '', ''];
+  return ours ? [...cells, ratio === undefined ? '' : `${digits(ratio)}x`] : cells;
+}
+
+/** A peer times steps; the tokens of one are those of ours. */
+function peerStep({ ours, peers }: TrainingLine, name: string): Step | undefined {
+  const result = peers.find(({ peer }) => peer === name);
+  if (!result || 'skipped' in result || 'skipped' in ours) return undefined;
+  const { wallMs: stepMs, peakBytes, isSlow } = result;
+  return { tokensPerSecond: (ours.tokensPerSecond * ours.stepMs) / stepMs, stepMs, peakBytes, isSlow };
+}
+
+function asLine({ name, peers }: TrainingLine): PeerLine {
+  return { kernel: 'training step', shape: name, peers };
+}
+
+/** Calls of a few numbers, and how many times as long as the first of them they take. */
+export function callTable(figures: CallFigure[]): string {
+  const rows = figures.map(({ name, inputs, outputs, us }) => [
+    name,
+    `${inputs}, ${outputs}`,
+    digits(us),
+    `${digits(us / figures[0].us)}x`,
+  ]);
+  return markdownTable(['call', 'inputs, outputs', 'us', `of ${figures[0].name}`], rows);
 }
 
 const slowMark = ' slow clock';
@@ -99,7 +137,7 @@ function inBrackets(value: number | undefined, unit = ''): string {
 }
 
 /** Who was left out, where and why: one line a peer and reason. */
-function skippedNotes(lines: Line[]): string[] {
+function skippedNotes(lines: PeerLine[]): string[] {
   const places = new Map<string, string[]>();
   for (const { kernel, shape, peers } of lines) {
     for (const result of peers) {
@@ -115,7 +153,7 @@ function skippedNotes(lines: Line[]): string[] {
 }
 
 /** Those with a figure anywhere, in order of appearance. */
-function shownPeers(lines: Line[]): string[] {
+function shownPeers(lines: { peers: PeerResult[] }[]): string[] {
   const results = lines.flatMap(({ peers }) => peers).filter((result) => !('skipped' in result));
   return [...new Set(results.map(({ peer }) => peer))];
 }

@@ -47,7 +47,7 @@ export const decodeShapes: Record<ShapeSet, DecodeShape[]> = {
 export const trainingShapes: Record<ShapeSet, { preset: PresetName; lengths: number[] }> = {
   paper: { preset: 'large', lengths: [512, 2048, 8192] },
   small: { preset: 'tiny', lengths: [64, 256] },
-  medium: { preset: 'small', lengths: [128, 512] },
+  medium: { preset: 'small', lengths: [128, 512, 2048] },
   long: { preset: 'large', lengths: [32768] },
 };
 

@@ -2,7 +2,7 @@
 
     python3 test/bench/torch_peers.py '{"op": "attention", "b": 1, "h": 16, "s": 1024, "dqk": 192, "dv": 128}'
 
-prints one line of JSON: {"versions": …, "results": {kernel: [{"peer", "wallMs", "spreadMs", "gpuMs", "isSlow"}]}}.
+or likewise for "decode" and "training"; it prints one line of JSON: {"versions": …, "results": {kernel: [{"peer", "wallMs", "spreadMs", "gpuMs", "isSlow"}]}}.
 All in bfloat16, attention causal, inputs resident. tfjs-mla's own bench measures in the same way: see figure.ts, clock.ts.
 """
 
@@ -10,6 +10,8 @@ import json
 import math
 import sys
 import time
+
+from torch_training import training_step
 
 STREAMS = 5
 MOST_CALLS = 20
@@ -28,7 +30,7 @@ def main():
     if not torch.cuda.is_available():
         return {"absent": f"torch {torch.__version__} sees no CUDA device"}
     bench = Bench(torch)
-    results = attention(bench, request) if request["op"] == "attention" else decode(bench, request)
+    results = {"attention": attention, "decode": decode, "training": training}[request["op"]](bench, request)
     versions = {
         "torch": torch.__version__,
         "CUDA": str(torch.version.cuda),
@@ -75,6 +77,17 @@ def decode(bench, request):
         return torch.softmax(scores, -1, dtype=torch.float32).to(c_kv.dtype) @ c_kv
 
     return {"decode": [bench.measure("torch composed bf16", composed)]}
+
+
+def training(bench, request):
+    torch = bench.torch
+    step = training_step(torch, request["config"], request["settings"])
+    step()
+    torch.cuda.reset_peak_memory_stats()
+    figure = bench.measure("torch SDPA bf16", step)
+    if "skipped" not in figure:
+        figure["peakBytes"] = torch.cuda.max_memory_allocated()
+    return {"training step": [figure]}
 
 
 class Bench:
@@ -148,4 +161,5 @@ def median(values):
     return sorted(values)[len(values) // 2]
 
 
-print(json.dumps(main()))
+if __name__ == "__main__":
+    print(json.dumps(main()))

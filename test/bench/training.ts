@@ -1,4 +1,3 @@
-import * as tf from '@tensorflow/tfjs-core';
 import { stateOfTheUnion } from '../../demo/node/stateOfTheUnion.js';
 import { makeCorpus } from '../../demo/shared/corpus.js';
 import type { Corpus } from '../../demo/shared/corpus.js';
@@ -13,13 +12,16 @@ import { laneOf } from './bench.js';
 import type { Bench } from './bench.js';
 import { causalMask, composedFullForm } from './composed.js';
 import { median } from './figure.js';
+import { forgetPeak, peakBytes } from './memory.js';
+import { askAll } from './peers.js';
+import type { PeerResult } from './peers.js';
 
 /** The whole training step of the main job. */
 export interface StepFigure {
   tokensPerSecond: number;
   stepMs: number;
-  /** what the webgpu backend has allocated after the first steps: it keeps its buffers, so that it is the peak */
-  gpuBytes?: number;
+  /** by memory.ts */
+  peakBytes?: number;
   isSlow: boolean;
 }
 
@@ -28,6 +30,7 @@ export interface TrainingLine {
   lane: string;
   ours: StepFigure | { skipped: string };
   composed: StepFigure | { skipped: string };
+  peers: PeerResult[];
 }
 
 /** Both: what compiles does so in the first steps, and plain JavaScript is optimised only after a while. */
@@ -54,7 +57,12 @@ export async function benchTraining(
   let composed: TrainingLine['composed'] = { skipped: 'not asked for' };
   if (bench.hasTfjs)
     composed = skipped ? { skipped } : await train(config, { ...training, batch, sequence }, bench, true);
-  return { name, lane: trainingLane(config, batch, sequence), ours, composed };
+  // PyTorch alone can train
+  const programs = bench.programs.filter((program) => program.name === 'torch');
+  const settings = { ...training, batch, sequence };
+  const results = await askAll(programs, { op: 'training', isSoftware: bench.isSoftware, config, settings });
+  const lane = trainingLane(config, batch, sequence);
+  return { name, lane, ours, composed, peers: results('training step') };
 }
 
 async function train(
@@ -75,7 +83,7 @@ async function train(
       trainer.step < warmUp.steps || performance.now() - start < warmUp.ms;
     )
       await trainer.train();
-    const gpuBytes = allocatedBytes();
+    forgetPeak();
     const { value, isSlow } = await bench.clock.steadily(async () => {
       const times: number[] = [];
       for (let step = 0; step < measuredSteps; step++) {
@@ -86,7 +94,7 @@ async function train(
       return median(times);
     });
     const tokensPerSecond = (1000 * settings.batch * settings.sequence) / value;
-    return { tokensPerSecond, stepMs: value, gpuBytes, isSlow };
+    return { tokensPerSecond, stepMs: value, peakBytes: peakBytes(), isSlow };
   } catch (error) {
     return { skipped: (error as Error).message.split('\n')[0] };
   } finally {
@@ -107,8 +115,4 @@ function trainingLane(config: DeepseekConfig, b: number, s: number): string {
 function composedTooLarge(config: DeepseekConfig, b: number, s: number): string | undefined {
   const bytes = 4 * b * config.numAttentionHeads * s * s * (3 * config.numHiddenLayers + 6);
   return bytes > mostComposedBytes ? `would take ${(bytes / 1e9).toFixed(0)} GB` : undefined;
-}
-
-function allocatedBytes(): number | undefined {
-  return (tf.memory() as tf.MemoryInfo & { numBytesAllocatedInGPU?: number }).numBytesAllocatedInGPU;
 }

@@ -19,6 +19,51 @@ __device__ inline void store_pair(const MlaParams &p, int64_t index, float first
     *reinterpret_cast<unsigned *>(static_cast<T *>(p.out.start) + index) = pack(first, second, T());
 }
 
+/* scores += Q·Kᵀ of a warp's queries. */
+template <typename T, int ROWS, int BLOCK_Q, int BLOCK_K, int HEAD_QK>
+__device__ inline void multiply_keys(float (&scores)[ROWS][BLOCK_K / 8][4], const Tile<T, BLOCK_Q, HEAD_QK> &q_tile,
+                                     const Tile<T, BLOCK_K, HEAD_QK> &k_tile, int warp_row) {
+#pragma unroll
+  for (int column = 0; column < HEAD_QK; column += 16) {
+    unsigned left[ROWS][4];
+#pragma unroll
+    for (int r = 0; r < ROWS; r++) q_tile.load_left(left[r], warp_row + r * 16, column);
+#pragma unroll
+    for (int key = 0; key < BLOCK_K; key += 16) {
+      unsigned right[4];
+      k_tile.load_right(right, key, column);
+#pragma unroll
+      for (int r = 0; r < ROWS; r++) {
+        multiply(scores[r][key / 8], left[r], right[0], right[1], T());
+        multiply(scores[r][key / 8 + 1], left[r], right[2], right[3], T());
+      }
+    }
+  }
+}
+
+/* sums += P·V. */
+template <typename T, int ROWS, int BLOCK_K, int HEAD_V>
+__device__ inline void add_weighted_values(float (&sums)[ROWS][HEAD_V / 8][4],
+                                           const float (&weights)[ROWS][BLOCK_K / 8][4],
+                                           const Tile<T, BLOCK_K, HEAD_V> &v_tile) {
+#pragma unroll
+  for (int key = 0; key < BLOCK_K; key += 16) {
+    unsigned left[ROWS][4];
+#pragma unroll
+    for (int r = 0; r < ROWS; r++) pack_left(left[r], weights[r][key / 8], weights[r][key / 8 + 1], T());
+#pragma unroll
+    for (int column = 0; column < HEAD_V; column += 16) {
+      unsigned right[4];
+      v_tile.load_right_transposed(right, key, column);
+#pragma unroll
+      for (int r = 0; r < ROWS; r++) {
+        multiply(sums[r][column / 8], left[r], right[0], right[1], T());
+        multiply(sums[r][column / 8 + 1], left[r], right[2], right[3], T());
+      }
+    }
+  }
+}
+
 template <typename T, int HEAD_QK, int HEAD_V, int BLOCK_Q, int BLOCK_K, int WARPS>
 __device__ inline void attend(const MlaParams &p) {
   constexpr int THREADS = WARPS * 32;
@@ -61,22 +106,8 @@ __device__ inline void attend(const MlaParams &p) {
 
     /* F1 */
     float scores[ROWS][BLOCK_K / 8][4] = {};
-#pragma unroll
-    for (int column = 0; column < HEAD_QK; column += 16) {
-      unsigned left[ROWS][4];
-#pragma unroll
-      for (int r = 0; r < ROWS; r++) q_tile.load_left(left[r], warp_row + r * 16, column);
-#pragma unroll
-      for (int key = 0; key < BLOCK_K; key += 16) {
-        unsigned right[4];
-        k_tile.load_right(right, key, column);
-#pragma unroll
-        for (int r = 0; r < ROWS; r++) {
-          multiply(scores[r][key / 8], left[r], right[0], right[1], T());
-          multiply(scores[r][key / 8 + 1], left[r], right[2], right[3], T());
-        }
-      }
-    }
+    multiply_keys(scores, q_tile, k_tile, warp_row);
+
     wait_for_copies<0>();
     __syncthreads(); /* the values are there, and nobody reads the keys */
     if (tile > 0) {
@@ -88,24 +119,8 @@ __device__ inline void attend(const MlaParams &p) {
     if (!visibility.is_whole(first_query, BLOCK_Q, first_key, BLOCK_K))
       hide(scores, visibility, first_query + warp_row, first_key);
     state.weigh(scores, p.softmax_scale, sums);
-
     /* F4 so far */
-#pragma unroll
-    for (int key = 0; key < BLOCK_K; key += 16) {
-      unsigned left[ROWS][4];
-#pragma unroll
-      for (int r = 0; r < ROWS; r++) pack_left(left[r], scores[r][key / 8], scores[r][key / 8 + 1], T());
-#pragma unroll
-      for (int column = 0; column < HEAD_V; column += 16) {
-        unsigned right[4];
-        v_tile.load_right_transposed(right, key, column);
-#pragma unroll
-        for (int r = 0; r < ROWS; r++) {
-          multiply(sums[r][column / 8], left[r], right[0], right[1], T());
-          multiply(sums[r][column / 8 + 1], left[r], right[2], right[3], T());
-        }
-      }
-    }
+    add_weighted_values(sums, scores, v_tile);
   }
 
   /* F3, F4 */

@@ -17,14 +17,15 @@ static unsigned blocks_of(const Tile *tile, const MlaParams *p) {
   return (unsigned)((p->sq + tile->block_q - 1) / tile->block_q);
 }
 
-/* The last tile of the head size whose blocks are too few is better than none. */
+/* A tile of many rows reads less, one of few leaves fewer multiprocessors without work at the end: where there are few
+   blocks the last tile of the head size is taken. */
 static const Tile *choose_tile(const MlaDevice *device, const MlaParams *p) {
   const Tile *chosen = NULL;
   for (size_t i = 0; i < sizeof tiles / sizeof *tiles; i++) {
     const Tile *tile = &tiles[i];
     if (tile->head_qk != p->dn + p->dr || tile->head_v != p->dv) continue;
     chosen = tile;
-    if ((int64_t)blocks_of(tile, p) * p->batch * p->hq >= device->multiprocessors) break;
+    if ((int64_t)blocks_of(tile, p) * p->batch * p->hq >= 3 * device->multiprocessors) break;
   }
   return chosen;
 }

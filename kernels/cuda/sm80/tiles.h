@@ -2,16 +2,16 @@
 #ifndef MLA_SM80_TILES_H
 #define MLA_SM80_TILES_H
 
-/* F(HEAD_QK, HEAD_V, BLOCK_Q, BLOCK_K, WARPS) of mla_attention.cu; of a head size, the first that fills the GPU
-   and fits its shared memory is taken. */
-#define MLA_SM80_ATTENTION(F)     \
-  F(192, 128, 128, 64, 4)      \
-  F(192, 128, 64, 64, 4)       \
-  F(128, 128, 128, 64, 4)      \
-  F(128, 128, 64, 64, 4)       \
-  F(96, 64, 128, 64, 4)        \
+/* F(HEAD_QK, HEAD_V, BLOCK_Q, BLOCK_K, WARPS) of mla_attention.cu; of a head size the tile with more
+   rows comes first. */
+#define MLA_SM80_ATTENTION(F) \
+  F(192, 128, 128, 64, 4) \
+  F(192, 128, 64, 64, 4) \
+  F(128, 128, 128, 64, 4) \
+  F(128, 128, 64, 64, 4) \
+  F(96, 64, 128, 64, 4) \
   F(96, 64, 64, 64, 4)         \
-  F(64, 64, 128, 64, 4)        \
+  F(64, 64, 128, 64, 4) \
   F(64, 64, 64, 64, 4)
 
 /* F(HEAD_QK, HEAD_V, BLOCK, WALKED) of mla_attention_dq.cu, BLOCK_Q and BLOCK_K there, and of mla_attention_dkv.cu, BLOCK_K

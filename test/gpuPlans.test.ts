@@ -1,0 +1,85 @@
+/** Plans of TensorFlow's ops on a GPU, which need none: the native library makes them from numbers. */
+import { planOnGpu, requireCuda } from '../kernels/tensorflow/gpu.js';
+import { nativeLibrary } from '../kernels/tensorflow/native.js';
+import type { CudaReport, NativeReport } from '../kernels/tensorflow/native.js';
+import type { KernelName } from '../src/core/names.js';
+import type { Precision } from '../src/core/precision.js';
+import { problemOf } from '../src/ops/explain.js';
+import { expectEqual, expectThrows, expectTrue } from './support/expect.js';
+
+const h200: CudaReport = {
+  device: 'NVIDIA H200',
+  capability: 90,
+  multiprocessors: 132,
+  driver: 13000,
+  images: 13,
+};
+const a100: CudaReport = { ...h200, device: 'NVIDIA A100', capability: 80, multiprocessors: 108 };
+const t4: CudaReport = { ...h200, device: 'Tesla T4', capability: 75, multiprocessors: 40 };
+const host: NativeReport = { tensorflow: '2.21.0', instructions: 'avx2', threads: 2 };
+
+const sizes = { q: [1, 1024, 16, 192], k: [1, 1024, 16, 192], v: [1, 1024, 16, 128] };
+const odd = { q: [1, 5, 2, 44], k: [1, 6, 2, 44], v: [1, 6, 2, 20] };
+const lanes = ['sm_90a', 'sm_80', 'general'];
+
+function plan(kernel: KernelName, shapes: typeof sizes, precision: Precision, cuda: CudaReport) {
+  const options = { causal: true, precision };
+  return planOnGpu(kernel, problemOf('test', { op: 'mlaAttention', shapes, options }), cuda);
+}
+
+describe('gpuPlans', () => {
+  it('want a GPU that there are kernels for', () => {
+    expectEqual(requireCuda({ ...host, cuda: h200 }), h200);
+    expectThrows(
+      () => requireCuda({ ...host, cuda: t4 }),
+      'tfjs-mla/node: required: a GPU of compute capability 8.0 or newer, got Tesla T4 with 7.5; set CUDA_VISIBLE_DEVICES=-1 to compute on the CPU, or CUDA_VISIBLE_DEVICES to another GPU',
+    );
+    expectThrows(
+      () => requireCuda({ ...host, noCuda: 'a library built without nvcc' }),
+      "tfjs-mla/node: required: kernels for the GPU that TensorFlow uses, got a library built without nvcc; in the repository 'npm run setup:nvcc' and 'npm run build:native' make them; or set CUDA_VISIBLE_DEVICES=-1 to compute on the CPU",
+    );
+  });
+
+  if (!nativeLibrary()) {
+    it.skip('gpuPlans: no native library: npm run build:native makes it');
+    return;
+  }
+
+  it('name a lane, and why those before it do not run', () => {
+    for (const cuda of [h200, a100]) {
+      for (const kernel of ['MLAAttention', 'MLADelta', 'MLAAttentionDq', 'MLAAttentionDkv'] as const) {
+        const { lane, tile, cacheKey, passedOver } = plan(kernel, sizes, 'bfloat16', cuda);
+        expectTrue(lanes.includes(lane), `no lane: ${lane}`);
+        expectTrue(tile.THREADS >= 32 && tile.LAUNCHES >= 1, `no launch: ${JSON.stringify(tile)}`);
+        expectTrue(cacheKey !== '', 'no kernel is named');
+        const before = lanes.slice(0, lanes.indexOf(lane));
+        expectEqual(passedOver.map(({ candidate }) => candidate).slice(0, before.length), before);
+      }
+    }
+    const [hopper] = plan('MLAAttention', sizes, 'bfloat16', a100).passedOver;
+    expectEqual(hopper, { candidate: 'sm_90a', reason: 'not for compute capability 8.0' });
+  });
+
+  it('say what the products are computed in', () => {
+    const computed = (shapes: typeof sizes, precision: Precision) => {
+      const { lane, computePrecision, passedOver } = plan('MLAAttention', shapes, precision, h200);
+      const wide = passedOver.find(({ candidate }) => !lanes.includes(candidate))?.candidate;
+      return lane === 'general' ? [computePrecision, wide] : [computePrecision];
+    };
+    const expected = (shapes: typeof sizes, precision: Precision, asked: string) =>
+      plan('MLAAttention', shapes, precision, h200).lane === 'general'
+        ? ['float32', asked === 'float32' ? undefined : asked]
+        : [asked];
+    for (const shapes of [sizes, odd]) {
+      for (const precision of ['float32', 'tf32', 'float16', 'bfloat16'] as const) {
+        expectEqual(computed(shapes, precision), expected(shapes, precision, precision));
+      }
+      expectEqual(computed(shapes, 'auto'), expected(shapes, 'auto', 'bfloat16'));
+    }
+    expectEqual(plan('MLADelta', sizes, 'bfloat16', h200).computePrecision, 'float32');
+  });
+
+  it('of an append to a cache: a copy', () => {
+    expectEqual(plan('MLACacheAppend', sizes, 'float32', h200).lane, 'copy');
+  });
+});
