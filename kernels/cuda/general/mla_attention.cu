@@ -84,7 +84,7 @@ static __device__ __forceinline__ void attend(const MlaArguments &a) {
       float column[T::Rows::COUNT];
 #pragma unroll
       for (int i = 0; i < T::Rows::COUNT; i++) column[i] = scores[i][j];
-      weights.write(column, T::walked(j));
+      weights.write(column, T::walked(j) / 4, j % 4);
     }
     /* F4 so far */
     int slices = slices_of(min(WALK, tile.end_key - key), C::SLICE);
@@ -94,7 +94,7 @@ static __device__ __forceinline__ void attend(const MlaArguments &a) {
           key += WALK;
           if (key < tile.end_key) load_scores(0, stage);
         },
-        [&](int n, const float *stage) { multiply_weights<T, C>(sums, weights, stage, n * C::SLICE); });
+        [&](int n, const float *stage) { multiply_weights<T, C>(sums, weights, stage, n); });
   }
 
   int64_t part = (int64_t)tile.split * p.batch * p.hq * p.sq;
