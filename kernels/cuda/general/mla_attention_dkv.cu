@@ -163,14 +163,14 @@ static __device__ __forceinline__ void key_value_gradient(const MlaArguments &a)
   for (int i = 0; i < T::Rows::COUNT; i++) {
     if (!tile.exists(T::row(i))) continue;
     int key = tile.first_key + T::row(i);
-    write_sums<CK>(target(p.d_k, p.type, tile.batch, key, tile.kv_head, 0, p.dn), d_k[i], T::lane(), k_column, 1);
+    write_sums<CK, IS_FAST>(target(p.d_k, p.type, tile.batch, key, tile.kv_head, 0, p.dn), d_k[i], T::lane(), k_column, 1);
     if constexpr (!IS_DECODE)
-      write_sums<CV>(target(p.d_v, p.type, tile.batch, key, tile.kv_head, 0, p.dv), d_v[i], T::lane(), v_column, 1);
+      write_sums<CV, IS_FAST>(target(p.d_v, p.type, tile.batch, key, tile.kv_head, 0, p.dv), d_v[i], T::lane(), v_column, 1);
     if (p.dr == 0) continue;
     int64_t part = ((int64_t)tile.kv_head * p.batch + tile.batch) * p.skv + key;
     Target rope = p.hkv > 1 ? float_target((float *)a.partial_out, part, p.dn, p.dr)
                             : target(p.d_k_rope, p.type, tile.batch, key, 0, p.dn, p.dr);
-    write_sums<CK>(rope, d_k[i], T::lane(), k_column, 1);
+    write_sums<CK, IS_FAST>(rope, d_k[i], T::lane(), k_column, 1);
   }
 }
 

@@ -94,14 +94,14 @@ static __device__ __forceinline__ void query_gradient(const MlaArguments &a) {
     if (!tile.exists(row)) continue;
     if (a.splits > 1) {
       Target to = float_target((float *)a.partial_out, part + tile.stat(p, row), 0, p.dn + p.dr);
-      write_sums<C>(to, sums[i], T::lane(), tile.first_column, p.softmax_scale);
+      write_sums<C, IS_FAST>(to, sums[i], T::lane(), tile.first_column, p.softmax_scale);
       continue;
     }
     Target nope = target(p.d_q, p.type, tile.batch, tile.position(row), tile.head(row), 0, p.dn);
-    write_sums<C>(nope, sums[i], T::lane(), tile.first_column, p.softmax_scale);
+    write_sums<C, IS_FAST>(nope, sums[i], T::lane(), tile.first_column, p.softmax_scale);
     if (p.dr == 0) continue;
     Target rope = target(p.d_q_rope, p.type, tile.batch, tile.position(row), tile.head(row), p.dn, p.dr);
-    write_sums<C>(rope, sums[i], T::lane(), tile.first_column, p.softmax_scale);
+    write_sums<C, IS_FAST>(rope, sums[i], T::lane(), tile.first_column, p.softmax_scale);
   }
 }
 

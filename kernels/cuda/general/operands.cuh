@@ -1,8 +1,8 @@
 /* The operands of products: rows in memory, of any type, that become float32 in shared memory. Rows and columns that do not
    exist, or lie past a length, become zeros and are not read.
 
-   IS_FAST says that tensors are float32, that dn, dr and dv are whole chunks, and that starts and strides allow 16 bytes
-   at once (is_fast of plan.c). */
+   IS_FAST says that all tensors are float32, that dn, dr and dv are whole chunks, and that starts and strides allow 16
+   bytes at once (is_fast of plan.c). */
 #ifndef MLA_GENERAL_OPERANDS_CUH
 #define MLA_GENERAL_OPERANDS_CUH
 
