@@ -236,7 +236,7 @@ static const char *encode(const MlaMap *map, const char *function, CuTensorMap *
 }
 
 static const char *run_launch(const MlaLaunch *launch, MlaStream stream) {
-  CuFunction function;
+  CuFunction function = NULL;
   CuTensorMap maps[MLA_MOST_MAPS];
   void *parameters[1 + MLA_MOST_MAPS] = {(void *)&launch->arguments};
   const char *error = function_of(launch, &function);
