@@ -23,7 +23,8 @@ const mayImport = {
   'kernels/cpu/**': ['src/core/**'],
   'kernels/webgpu/**': ['src/core/**'],
   'kernels/wasm/**': ['src/core/**'],
-  'kernels/tensorflow/**': ['src/core/**'],
+  'kernels/cuda/**': [],
+  'kernels/tensorflow/**': ['src/core/**', 'kernels/cuda/**'],
   // Dawn in Node is no part of the package, which runs on whatever WebGPU it finds
   'demo/**': ['src/*.ts', 'src/device/{node,adapter}.ts'],
 };

@@ -11,8 +11,8 @@ typedef struct {
   int multiprocessors;
 } MlaDevice;
 
-/* The one argument of every kernel. The memory of `partial_*` is in the workspace; a kernel that has no use for it leaves
-   it alone. */
+/* The first argument of every kernel, and the only one of most. The memory of `partial_*` is in the workspace; a kernel
+   that has no use for it leaves it alone. */
 typedef struct {
   MlaParams params;
   int splits;         /* of the keys, or whatever the kernel's file says */
@@ -20,11 +20,28 @@ typedef struct {
   float *partial_lse;
 } MlaArguments;
 
+enum { MLA_MAP_DIMS = 5, MLA_MOST_MAPS = 8 };
+
+/* What the copy engine of sm_90 (TMA) knows of a tensor: driver.c makes a CUtensorMap of it. What a box has beyond the
+   tensor is read as 0 and not written. */
+typedef struct {
+  void *start;                           /* of element 0, aligned to 16 bytes */
+  MlaType type;                          /* of the elements */
+  int rank;                              /* 1 to MLA_MAP_DIMS */
+  uint64_t dims[MLA_MAP_DIMS];           /* elements, the contiguous dim first; none is 0 */
+  uint64_t stride_bytes[MLA_MAP_DIMS];   /* from one index of a dim to the next, multiples of 16; [0] is not read */
+  uint32_t box[MLA_MAP_DIMS];            /* elements of one copy, each up to 256 */
+  int swizzle_bytes;                     /* 0, 32, 64 or 128: box[0] is no wider than that, unless it is 0 */
+} MlaMap;
+
 typedef struct {
   const char *module;   /* the stem of the .cu file with its folder, as in "sm80/mla_attention" */
   const char *function; /* the name of an extern "C" __global__ function in it */
-  unsigned grid[3], threads, shared_bytes;
+  unsigned grid[3], threads, shared_bytes; /* shared_bytes: dynamic shared memory */
   MlaArguments arguments;
+  /* the kernel's parameters after the arguments: const __grid_constant__ CUtensorMap, in this order */
+  int map_count;
+  MlaMap maps[MLA_MOST_MAPS];
 } MlaLaunch;
 
 enum { MLA_MOST_LAUNCHES = 12 };

@@ -1,4 +1,4 @@
-/** npm run build:native: compiles the native library with gcc into native/, if it has changed. */
+/** npm run build:native: compiles the native library with gcc, and its CUDA kernels with nvcc, into native/, if it has changed. */
 import { execFile } from 'node:child_process';
 import { createHash } from 'node:crypto';
 import {
@@ -11,9 +11,15 @@ import {
   rmSync,
   writeFileSync,
 } from 'node:fs';
+import { createRequire } from 'node:module';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { promisify } from 'node:util';
+import { assemblyOf, buildModules, families } from '../cuda/modules.js';
+import type { Module } from '../cuda/modules.js';
+import { resourcesFile, resourcesText } from '../cuda/resources.js';
+import { findNvcc } from '../cuda/toolkit.js';
+import type { Nvcc } from '../cuda/toolkit.js';
 
 const run = promisify(execFile);
 
@@ -39,18 +45,31 @@ const instructionSets = {
   avx512: ['-mavx512f', '-mavx512vl', '-mavx512bw', '-mavx512dq', '-mfma', '-mf16c'],
 };
 // nodelete: TensorFlow keeps pointers to our functions also after a Worker that loaded the file has ended
-const linkFlags = ['-shared', '-static-libgcc', '-Wl,-z,nodelete', '-Wl,-z,noexecstack', '-Wl,-z,now'];
+const linkFlags = [
+  '-shared',
+  '-static-libgcc',
+  '-Wl,-z,defs',
+  '-Wl,-z,nodelete',
+  '-Wl,-z,noexecstack',
+  '-Wl,-z,now',
+];
 
-const sources = ['', 'cpu'].flatMap((part) =>
-  readdirSync(join(here, part))
-    .filter((name) => /\.[ch]$/.test(name))
+const cuda = join(here, '../cuda');
+
+function filesOf(folder: string, ending: RegExp): string[] {
+  return readdirSync(folder)
+    .filter((name) => ending.test(name))
     .sort()
-    .map((name) => join(here, part, name)),
-);
+    .map((name) => join(folder, name));
+}
 
-function fingerprint(): string {
+const plainFolders = [here, cuda, ...families.map((family) => join(cuda, family))];
+
+function fingerprint(modules: readonly Module[]): string {
   const hash = createHash('sha256');
+  const sources = [...plainFolders, join(here, 'cpu')].flatMap((part) => filesOf(part, /\.[ch]$/));
   for (const file of [import.meta.filename, ...sources]) hash.update(readFileSync(file));
+  for (const module of modules) hash.update(module.fingerprint);
   return hash.digest('hex');
 }
 
@@ -64,7 +83,7 @@ async function gcc(args: string[]): Promise<void> {
   }
 }
 
-async function build(): Promise<void> {
+async function build(modules: readonly Module[]): Promise<void> {
   const objects = mkdtempSync(join(tmpdir(), 'tfjs-mla-'));
   try {
     const kernels = Object.entries(instructionSets).map(async ([name, instructions]) => {
@@ -80,13 +99,17 @@ async function build(): Promise<void> {
       ]);
       return object;
     });
-    const rest = ['addon.c', 'cache_append.c', 'call.c', 'op.c', 'tensorflow.c', 'cpu/threads.c'].map(
-      (name) => join(here, name),
-    );
+    const images = join(objects, 'modules.s');
+    writeFileSync(images, assemblyOf(modules));
+    const rest = [
+      ...plainFolders.flatMap((part) => filesOf(part, /\.c$/)),
+      join(here, 'cpu/threads.c'),
+      images,
+    ];
     mkdirSync(folder, { recursive: true });
     await gcc([...flags, ...linkFlags, ...rest, ...(await Promise.all(kernels)), '-o', `${library}.partial`]);
     renameSync(`${library}.partial`, library);
-    writeFileSync(stamp, fingerprint());
+    writeFileSync(stamp, fingerprint(modules));
   } finally {
     rmSync(objects, { recursive: true });
   }
@@ -101,7 +124,32 @@ async function whyNot(): Promise<string | undefined> {
   );
 }
 
-const isFresh = existsSync(library) && existsSync(stamp) && readFileSync(stamp, 'utf8') === fingerprint();
-const reason = isFresh ? undefined : await whyNot();
-if (reason) console.error(`build:native: no native library is built: ${reason}`);
-else if (!isFresh) await build();
+async function main(): Promise<void> {
+  const reason = await whyNot();
+  if (reason) {
+    console.error(`build:native: no native library is built: ${reason}`);
+    return;
+  }
+  const nvcc = findNvcc();
+  if (!nvcc) console.error("build:native: for CPUs alone: no nvcc of CUDA 13 is here: 'npm run setup:nvcc'");
+  const modules = nvcc ? await buildModules(nvcc) : [];
+  const isFresh =
+    existsSync(library) && existsSync(stamp) && readFileSync(stamp, 'utf8') === fingerprint(modules);
+  if (!isFresh) await build(modules);
+  if (process.argv.includes('--resources')) writeResources(nvcc, modules);
+}
+
+function writeResources(nvcc: Nvcc | undefined, modules: readonly Module[]): void {
+  if (!nvcc) throw new Error('build:native: --resources needs an nvcc');
+  const { planOnGpu } = createRequire(import.meta.url)(library) as {
+    planOnGpu: (call: string) => string;
+  };
+  writeFileSync(resourcesFile, resourcesText(nvcc.version, modules, planOnGpu));
+}
+
+try {
+  await main();
+} catch (error) {
+  console.error((error as Error).message);
+  process.exitCode = 1;
+}

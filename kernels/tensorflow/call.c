@@ -5,6 +5,7 @@
 #include <string.h>
 
 #include "cpu/mla_cpu.h"
+#include "gpu.h"
 #include "op.h"
 
 typedef struct {
@@ -242,6 +243,7 @@ static void describe_mask(Call *call) {
   int64_t left = a->window_left < 0 || a->window_left > unbounded ? unbounded : a->window_left;
   int64_t right = a->window_right < 0 || a->window_right > unbounded ? unbounded : a->window_right;
   call->params.softmax_scale = a->softmax_scale;
+  call->params.precision = a->precision;
   call->params.left = (int)left;
   call->params.right = a->is_causal ? 0 : (int)right;
   call->params.is_top_left = a->is_top_left;
@@ -325,14 +327,28 @@ static void describe(Call *call) {
   if (op->kernel != MLA_FORWARD) describe_backward(call, op->is_decode ? 5 : 6);
 }
 
-void compute(void *attributes, TF_OpKernelContext *context) {
+typedef void Run(Call *);
+
+static void run_on_cpu(Call *call) {
+  if (!mla_cpu_run(call->attributes->op->kernel, &call->params))
+    tf.TF_SetStatus(call->status, TF_RESOURCE_EXHAUSTED, "tfjs-mla: no memory to compute in");
+}
+
+/* The memory of a tensor without elements is the host's. */
+static void run_on_gpu(Call *call) {
+  int64_t elements = 0;
+  for (int i = 0; i < MOST_OUTPUTS; i++)
+    if (call->outputs[i]) elements += tf.TF_TensorElementCount(call->outputs[i]);
+  if (elements > 0) gpu_run(call->context, call->attributes->op->kernel, &call->params, call->status);
+}
+
+static void compute(const Attributes *attributes, TF_OpKernelContext *context, Run *run) {
   Call call = {.context = context, .attributes = attributes, .status = tf.TF_NewStatus()};
-  const Op *op = call.attributes->op;
+  const Op *op = attributes->op;
   for (int i = 0; op->inputs[i] && !is_failed(&call); i++) tf.TF_GetInput(context, i, &call.inputs[i], call.status);
   if (!is_failed(&call)) describe(&call);
   if (!is_failed(&call)) allocate_outputs(&call);
-  if (!is_failed(&call) && !mla_cpu_run(op->kernel, &call.params))
-    tf.TF_SetStatus(call.status, TF_RESOURCE_EXHAUSTED, "tfjs-mla: no memory to compute in");
+  if (!is_failed(&call)) run(&call);
   if (is_failed(&call)) tf.TF_OpKernelContext_Failure(context, call.status);
   for (int i = 0; i < MOST_INPUTS; i++)
     if (call.inputs[i]) tf.TF_DeleteTensor(call.inputs[i]);
@@ -340,3 +356,6 @@ void compute(void *attributes, TF_OpKernelContext *context) {
     if (call.outputs[i]) tf.TF_DeleteTensor(call.outputs[i]);
   tf.TF_DeleteStatus(call.status);
 }
+
+void compute_on_cpu(void *attributes, TF_OpKernelContext *context) { compute(attributes, context, run_on_cpu); }
+void compute_on_gpu(void *attributes, TF_OpKernelContext *context) { compute(attributes, context, run_on_gpu); }

@@ -4,6 +4,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "gpu.h"
 #include "op.h"
 
 #define ATTENTION_INPUTS "q: T", "k: T", "v: T", "k_rope: T", "q_lengths: int32", "kv_lengths: int32"
@@ -25,6 +26,9 @@ static const Op ops[OP_COUNT] = {
 /* The only place in C that knows what the layout names mean. */
 static const Layout layouts[] = {{"bshd", 0, 1, 2}, {"bhsd", 0, 2, 1}, {"sbhd", 1, 0, 2}};
 
+/* By MlaPrecision. */
+static const char *const precisions[] = {"float32", "tf32", "float16", "bfloat16"};
+
 /* ---- attributes */
 
 static void read_text(TF_OpKernelConstruction *context, const char *name, char *text, size_t size, TF_Status *status) {
@@ -41,6 +45,9 @@ static void read_attributes(TF_OpKernelConstruction *context, Attributes *a, TF_
   read_text(context, "causal", text, sizeof text, status);
   a->is_causal = strcmp(text, "none") != 0;
   a->is_top_left = !strcmp(text, "top-left");
+  if (!tf.TF_GetCode(status)) read_text(context, "precision", text, sizeof text, status);
+  for (size_t i = 0; i < sizeof precisions / sizeof *precisions; i++)
+    if (!strcmp(text, precisions[i])) a->precision = (MlaPrecision)i;
   if (!tf.TF_GetCode(status))
     tf.TF_OpKernelConstruction_GetAttrFloat(context, "softmax_scale", &a->softmax_scale, status);
   if (!tf.TF_GetCode(status))
@@ -122,10 +129,12 @@ SHAPES(shape_decode_dkv, 2, 3)
 
 /* ---- registration */
 
+typedef void *Create(TF_OpKernelConstruction *);
 typedef void ShapeFunction(TF_ShapeInferenceContext *, TF_Status *);
+typedef void Compute(void *, TF_OpKernelContext *);
 
 static const struct {
-  void *(*create)(TF_OpKernelConstruction *);
+  Create *create;
   ShapeFunction *shape;
 } functions[OP_COUNT] = {
     {create_ATTENTION, shape_attention},         {create_DELTA, shape_unknown},
@@ -143,11 +152,20 @@ static const char *keep_failure(TF_Status *status) {
   return is_failed ? failure : NULL;
 }
 
-static const char *register_kernel(const char *op, void *(*create)(TF_OpKernelConstruction *),
-                                   void (*compute)(void *, TF_OpKernelContext *)) {
+/* `host_input`, if any, stays in the host's memory where the op runs on a GPU. */
+static const char *register_kernel(const char *device, const char *op, Create *create, Compute *compute,
+                                   const char *host_input) {
+  TF_KernelBuilder *builder = tf.TF_NewKernelBuilder(op, device, create, compute, free);
+  if (host_input) tf.TF_KernelBuilder_HostMemory(builder, host_input);
   TF_Status *status = tf.TF_NewStatus();
-  tf.TF_RegisterKernelBuilder(op, tf.TF_NewKernelBuilder(op, "CPU", create, compute, free), status);
+  tf.TF_RegisterKernelBuilder(op, builder, status);
   return keep_failure(status);
+}
+
+static const char *register_kernels(const char *op, Create *create, Compute *on_cpu, Compute *on_gpu,
+                                    const char *host_input) {
+  const char *message = register_kernel("CPU", op, create, on_cpu, NULL);
+  return message || gpu_open() ? message : register_kernel("GPU", op, create, on_gpu, host_input);
 }
 
 static const char *register_op(int index) {
@@ -158,6 +176,8 @@ static const char *register_op(int index) {
   tf.TF_OpDefinitionBuilderAddAttr(builder, "T: {float, half, bfloat16}");
   tf.TF_OpDefinitionBuilderAddAttr(builder, "layout: {'bshd', 'bhsd', 'sbhd'} = 'bshd'");
   if (op->kernel != MLA_DELTA) {
+    tf.TF_OpDefinitionBuilderAddAttr(
+        builder, "precision: {'float32', 'tf32', 'float16', 'bfloat16'} = 'float32'"); /* CPUs know float32 alone */
     tf.TF_OpDefinitionBuilderAddAttr(builder, "softmax_scale: float");
     tf.TF_OpDefinitionBuilderAddAttr(builder, "causal: {'none', 'bottom-right', 'top-left'} = 'none'");
     tf.TF_OpDefinitionBuilderAddAttr(builder, "window_left: int = -1");
@@ -167,7 +187,8 @@ static const char *register_op(int index) {
   TF_Status *status = tf.TF_NewStatus();
   tf.TF_RegisterOpDefinition(builder, status);
   const char *message = keep_failure(status);
-  return message ? message : register_kernel(op->name, functions[index].create, compute);
+  if (message) return message;
+  return register_kernels(op->name, functions[index].create, compute_on_cpu, compute_on_gpu, NULL);
 }
 
 static const char *register_cache_append(void) {
@@ -180,7 +201,8 @@ static const char *register_cache_append(void) {
   TF_Status *status = tf.TF_NewStatus();
   tf.TF_RegisterOpDefinition(builder, status);
   const char *message = keep_failure(status);
-  return message ? message : register_kernel("MLACacheAppend", create_nothing, append_to_cache);
+  if (message) return message;
+  return register_kernels("MLACacheAppend", create_nothing, append_on_cpu, append_on_gpu, "lengths");
 }
 
 /* A second copy of this library in the process: TensorFlow ends the process over an op that is registered twice. */

@@ -25,15 +25,18 @@ typedef struct {
 typedef struct {
   const Op *op;
   const Layout *layout;
+  MlaPrecision precision;
   float softmax_scale;
   int is_causal, is_top_left;
   int64_t window_left, window_right;
 } Attributes;
 
 /* call.c: one call of any op but MLACacheAppend; `attributes` are those that op.c made for the kernel. */
-void compute(void *attributes, TF_OpKernelContext *context);
+void compute_on_cpu(void *attributes, TF_OpKernelContext *context);
+void compute_on_gpu(void *attributes, TF_OpKernelContext *context);
 
 /* cache_append.c: MLACacheAppend, which has no attributes but its type. */
-void append_to_cache(void *nothing, TF_OpKernelContext *context);
+void append_on_cpu(void *nothing, TF_OpKernelContext *context);
+void append_on_gpu(void *nothing, TF_OpKernelContext *context);
 
 #endif

@@ -11,6 +11,7 @@ __asm__(".symver dlopen,dlopen@GLIBC_2.2.5");
 __asm__(".symver dlsym,dlsym@GLIBC_2.2.5");
 
 TensorFlow tf;
+const void *(*tf_eigen_gpu_device)(const TF_OpKernelContext *);
 
 enum { MOST_LIBRARIES = 16 };
 static void *libraries[MOST_LIBRARIES];
@@ -46,5 +47,7 @@ const char *find_tensorflow(void) {
   }
   TF_FUNCTIONS(TF_FIND)
 #undef TF_FIND
+  *(void **)&tf_eigen_gpu_device =
+      find("_ZNK10tensorflow15OpKernelContext12eigen_deviceIN5Eigen9GpuDeviceEEERKT_v");
   return NULL;
 }

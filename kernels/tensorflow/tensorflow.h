@@ -17,8 +17,13 @@ typedef struct TF_KernelBuilder TF_KernelBuilder;
 typedef struct TF_OpKernelConstruction TF_OpKernelConstruction;
 typedef struct TF_OpKernelContext TF_OpKernelContext;
 
-enum { TF_FLOAT = 1, TF_BFLOAT16 = 14, TF_HALF = 19 };
-enum { TF_OK = 0, TF_INVALID_ARGUMENT = 3, TF_RESOURCE_EXHAUSTED = 8 };
+enum { TF_FLOAT = 1, TF_UINT8 = 4, TF_BFLOAT16 = 14, TF_HALF = 19 };
+enum { TF_OK = 0, TF_INVALID_ARGUMENT = 3, TF_RESOURCE_EXHAUSTED = 8, TF_UNIMPLEMENTED = 12, TF_INTERNAL = 13 };
+
+typedef struct {
+  size_t struct_size;
+  unsigned char on_host;
+} TF_AllocatorAttributes;
 
 /* F(result, name, arguments) */
 #define TF_FUNCTIONS(F)                                                                                                \
@@ -60,6 +65,7 @@ enum { TF_OK = 0, TF_INVALID_ARGUMENT = 3, TF_RESOURCE_EXHAUSTED = 8 };
   F(TF_KernelBuilder *, TF_NewKernelBuilder,                                                                           \
     (const char *, const char *, void *(*)(TF_OpKernelConstruction *), void (*)(void *, TF_OpKernelContext *),         \
      void (*)(void *)))                                                                                                \
+  F(void, TF_KernelBuilder_HostMemory, (TF_KernelBuilder *, const char *))                                             \
   F(void, TF_RegisterKernelBuilder, (const char *, TF_KernelBuilder *, TF_Status *))                                   \
   F(void, TF_OpKernelConstruction_GetAttrString,                                                                       \
     (TF_OpKernelConstruction *, const char *, char *, size_t, TF_Status *))                                            \
@@ -69,7 +75,9 @@ enum { TF_OK = 0, TF_INVALID_ARGUMENT = 3, TF_RESOURCE_EXHAUSTED = 8 };
   F(void, TF_OpKernelContext_Failure, (TF_OpKernelContext *, TF_Status *))                                             \
   F(void, TF_GetInput, (TF_OpKernelContext *, int, TF_Tensor **, TF_Status *))                                         \
   F(TF_Tensor *, TF_AllocateOutput,                                                                                    \
-    (TF_OpKernelContext *, int, int, const int64_t *, int, size_t, TF_Status *))
+    (TF_OpKernelContext *, int, int, const int64_t *, int, size_t, TF_Status *))                                       \
+  F(TF_Tensor *, TF_AllocateTemp,                                                                                      \
+    (TF_OpKernelContext *, int, const int64_t *, int, TF_AllocatorAttributes *, TF_Status *))
 
 typedef struct {
 #define TF_DECLARE(result, name, arguments) result(*name) arguments;
@@ -79,6 +87,9 @@ typedef struct {
 
 /* The functions; all are there once find_tensorflow has returned NULL. */
 extern TensorFlow tf;
+
+/* OpKernelContext::eigen_gpu_device() of C++, by its name as an explicit specialisation; NULL if it is not there. */
+extern const void *(*tf_eigen_gpu_device)(const TF_OpKernelContext *);
 
 /* Looks for TensorFlow in this process. NULL, or in a sentence what is missing. */
 const char *find_tensorflow(void);

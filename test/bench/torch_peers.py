@@ -162,4 +162,5 @@ def median(values):
     return sorted(values)[len(values) // 2]
 
 
-print(json.dumps(main()))
+if __name__ == "__main__":
+    print(json.dumps(main()))

@@ -1,0 +1,187 @@
+/* What the two kernels of the backward share. Letters and steps are those of gradients/README.md.
+
+   Two warps own 32 rows, and walk over tiles of columns. Each makes the scores of the 32 rows with its half of the tile's
+   columns, and owns one half of the columns of the result's rows: so a fragment from shared memory, whose bandwidth is what
+   bounds these kernels, serves 32 rows everywhere. What the one has made the other gets through shared memory. */
+#pragma once
+
+#include "../plan.h"
+#include "../visibility.cuh"
+#include "softmax.cuh"
+#include "tile.cuh"
+
+constexpr int PAIR_ROWS = 32;
+
+struct Pair {
+  int number, side; /* side 0 or 1 is this warp's */
+
+  __device__ Pair() : number(threadIdx.x / 64), side(threadIdx.x / 32 % 2) {}
+  __device__ int row() const { return number * PAIR_ROWS; }
+  __device__ void sync() const { asm volatile("bar.sync %0, 64;" ::"r"(number + 1) : "memory"); }
+  /* The same, and whether any of the two warps' threads has it so. */
+  __device__ bool sync_any(bool is_so) const {
+    int any;
+    asm volatile(
+        "{\n.reg .pred so, any;\nsetp.ne.u32 so, %1, 0;\nbarrier.cta.red.or.pred any, %2, 64, so;\nselp.u32 %0, 1, 0, any;\n}"
+        : "=r"(any)
+        : "r"(static_cast<int>(is_so)), "r"(number + 1)
+        : "memory");
+    return any;
+  }
+};
+
+/* sums += left[row, row + 32) · right[first, first + 8 · GROUPS)ᵀ, over all their columns. */
+template <typename T, int LEFT_ROWS, int RIGHT_ROWS, int COLUMNS, int GROUPS>
+__device__ inline void multiply_rows(float (&sums)[2][GROUPS][4], const Tile<T, LEFT_ROWS, COLUMNS> &left, int row,
+                                     const Tile<T, RIGHT_ROWS, COLUMNS> &right, int first) {
+#pragma unroll
+  for (int column = 0; column < COLUMNS; column += 16) {
+    unsigned a[2][4];
+#pragma unroll
+    for (int r = 0; r < 2; r++) left.load_left(a[r], row + r * 16, column);
+#pragma unroll
+    for (int group = 0; group < GROUPS; group += 2) {
+      unsigned b[4];
+      right.load_right(b, first + group * 8, column);
+#pragma unroll
+      for (int r = 0; r < 2; r++) {
+        multiply(sums[r][group], a[r], b[0], b[1], T());
+        multiply(sums[r][group + 1], a[r], b[2], b[3], T());
+      }
+    }
+  }
+}
+
+/* sums += left · right[row, row + 16), its columns from `first` on. */
+template <typename T, int ROWS, int COLUMNS, int GROUPS>
+__device__ inline void multiply_left(float (&sums)[2][GROUPS][4], const unsigned (&left)[2][4],
+                                     const Tile<T, ROWS, COLUMNS> &right, int row, int first) {
+#pragma unroll
+  for (int group = 0; group < GROUPS; group += 2) {
+    unsigned b[4];
+    right.load_right_transposed(b, row, first + group * 8);
+#pragma unroll
+    for (int r = 0; r < 2; r++) {
+      multiply(sums[r][group], left[r], b[0], b[1], T());
+      multiply(sums[r][group + 1], left[r], b[2], b[3], T());
+    }
+  }
+}
+
+/* P or dS of a pair: [32 rows][PART] of each of its warps, as left sides of products. */
+template <typename T, int PART>
+struct Exchange {
+  static constexpr int WARP_BYTES = Tile<T, PAIR_ROWS, PART>::BYTES;
+  unsigned start; /* of the pair's memory */
+
+  __device__ Tile<T, PAIR_ROWS, PART> of_side(int side) const { return {start + side * WARP_BYTES}; }
+};
+
+/* Packed left sides of the warp's PART columns, which the other warp gets a copy of. */
+template <typename T, int PART>
+struct LeftSides {
+  unsigned sides[PART / 16][2][4];
+
+  __device__ void pack(const float (&numbers)[2][PART / 8][4], const Tile<T, PAIR_ROWS, PART> &copy) {
+#pragma unroll
+    for (int depth = 0; depth < PART / 16; depth++)
+#pragma unroll
+      for (int r = 0; r < 2; r++) {
+        pack_left(sides[depth][r], numbers[r][depth * 2], numbers[r][depth * 2 + 1], T());
+        copy.store_left(sides[depth][r], r * 16, depth * 16);
+      }
+  }
+  /* Numbers 2 · half and 2 · half + 1 of a group of eight columns. */
+  __device__ float2 get(int r, int group, int half) const { return unpack(sides[group / 2][r][group % 2 * 2 + half], T()); }
+};
+
+/* sums += the warp's PART columns · right[row, row + PART). */
+template <typename T, int PART, int ROWS, int COLUMNS, int GROUPS>
+__device__ inline void multiply_own(float (&sums)[2][GROUPS][4], const LeftSides<T, PART> &left,
+                                    const Tile<T, ROWS, COLUMNS> &right, int row, int first) {
+#pragma unroll
+  for (int depth = 0; depth < PART; depth += 16) multiply_left(sums, left.sides[depth / 16], right, row + depth, first);
+}
+
+/* sums += the other warp's PART columns · right[row, row + PART). */
+template <typename T, int PART, int ROWS, int COLUMNS, int GROUPS>
+__device__ inline void multiply_other(float (&sums)[2][GROUPS][4], const Tile<T, PAIR_ROWS, PART> &left,
+                                      const Tile<T, ROWS, COLUMNS> &right, int row, int first) {
+#pragma unroll
+  for (int depth = 0; depth < PART; depth += 16) {
+    unsigned a[2][4];
+#pragma unroll
+    for (int r = 0; r < 2; r++) left.load_left(a[r], r * 16, depth);
+    multiply_left(sums, a, right, row + depth, first);
+  }
+}
+
+/* dS is as small as dOut, and halves end at 6e-8. P is multiplied by a power of two that leaves 1 in the range, dS by one
+   that suits the greatest dS of the pair so far; the sums take both along and lose them at the end. bfloat16 has the
+   exponents of float and needs neither. */
+template <typename T>
+struct GradientScale {
+  static constexpr int WEIGHT_EXPONENT = 0;
+  template <int GROUPS, int COLUMNS>
+  __device__ void fit(const Pair &, unsigned, float (&)[2][GROUPS][4], float (&)[2][COLUMNS][4]) {}
+  __device__ float weight_factor() const { return 1; }
+  __device__ float gradient_factor() const { return 1; }
+};
+
+template <>
+struct GradientScale<__half> {
+  static constexpr int WEIGHT_EXPONENT = 12;
+  static constexpr float MOST = 32768;
+  float factor = 0x1p120f;
+
+  /* Multiplies d_s, and makes `sums` those of this factor. At `memory` are 8 bytes of the pair that nobody uses now. */
+  template <int GROUPS, int COLUMNS>
+  __device__ void fit(const Pair &pair, unsigned memory, float (&d_s)[2][GROUPS][4], float (&sums)[2][COLUMNS][4]) {
+    float most = 0;
+#pragma unroll
+    for (int i = 0; i < 2 * GROUPS * 4; i++) most = fmaxf(most, fabsf(d_s[i / 4 / GROUPS][i / 4 % GROUPS][i % 4]));
+    if (pair.sync_any(most * factor > MOST)) lower(pair, memory, most, sums);
+#pragma unroll
+    for (int i = 0; i < 2 * GROUPS * 4; i++) d_s[i / 4 / GROUPS][i / 4 % GROUPS][i % 4] *= factor;
+  }
+
+  /* Brings the greatest to [2^7, 2^8), so that those to come have room. */
+  template <int COLUMNS>
+  __device__ void lower(const Pair &pair, unsigned memory, float most, float (&sums)[2][COLUMNS][4]) {
+    store_shared(memory + pair.side * 4, __reduce_max_sync(~0u, __float_as_uint(most)));
+    pair.sync();
+    const unsigned bits = max(load_shared(memory), load_shared(memory + 4));
+    pair.sync();
+    const float smaller = __uint_as_float(min(261 - (bits >> 23), 247u) << 23);
+    const float ratio = smaller / factor;
+    factor = smaller;
+#pragma unroll
+    for (int i = 0; i < 2 * COLUMNS * 4; i++) sums[i / 4 / COLUMNS][i / 4 % COLUMNS][i % 4] *= ratio;
+  }
+  __device__ float weight_factor() const { return 0x1p-12f; }
+  __device__ float gradient_factor() const { return 0x1p-12f / factor; }
+};
+
+/* Two neighbours of a row of floats or, in any other type, of T. */
+template <typename T>
+__device__ inline void store_pair(void *row, MlaType type, int column, float first, float second) {
+  if (type == MLA_FLOAT32)
+    *reinterpret_cast<float2 *>(static_cast<float *>(row) + column) = make_float2(first, second);
+  else
+    *reinterpret_cast<unsigned *>(static_cast<T *>(row) + column) = pack(first, second, T());
+}
+
+/* Row lane/4 + 8 · half of factor · sums, whose columns begin with `first`; those from dn on are a row of their own. */
+template <typename T, int GROUPS>
+__device__ inline void store_row(const float (&sums)[GROUPS][4], int half, float factor, int first, void *nope,
+                                 MlaType nope_type, void *rope, MlaType rope_type, int dn) {
+#pragma unroll
+  for (int c = 0; c < GROUPS; c++) {
+    const int group = first + c * 8, column = group + threadIdx.x % 4 * 2;
+    const float x = sums[c][half * 2] * factor, y = sums[c][half * 2 + 1] * factor;
+    if (group < dn)
+      store_pair<T>(nope, nope_type, column, x, y);
+    else
+      store_pair<T>(rope, rope_type, column - dn, x, y);
+  }
+}

@@ -1,0 +1,173 @@
+/* The gradient of queries, MLAAttentionDq: B2-B4 of gradients/README.md, with P made again from lse.
+
+   A block owns BLOCK_Q queries of a head and walks over the keys that they see, BLOCK_K at a time; the next tile comes
+   while one is multiplied. A pair of warps owns 32 of the queries (gradient.cuh).
+   grid: (batch · hq, tiles of queries), the queries that see most first.
+   Shared memory: Q, dOut; twice K, V; dS of all pairs. */
+#include "gradient.cuh"
+#include "tiles.h"
+
+template <typename T, int HEAD_QK, int HEAD_V, int BLOCK_Q, int BLOCK_K>
+struct Dq {
+  static constexpr int THREADS = BLOCK_Q / PAIR_ROWS * 64;
+  static constexpr int PART_K = BLOCK_K / 2; /* keys whose scores a warp makes */
+  using QTile = Tile<T, BLOCK_Q, HEAD_QK>;
+  using DOutTile = Tile<T, BLOCK_Q, HEAD_V>;
+  using KTile = Tile<T, BLOCK_K, HEAD_QK>;
+  using VTile = Tile<T, BLOCK_K, HEAD_V>;
+  static constexpr int STAGE_BYTES = KTile::BYTES + VTile::BYTES;
+
+  const MlaParams &p;
+  const Pair pair;
+  const int batch, head, kv_head, first_query;
+  const Visibility visibility;
+  const Range seen; /* the keys */
+  const QTile q_tile;
+  const DOutTile d_out_tile;
+  const Exchange<T, PART_K> exchange;
+
+  float lse[2][2], delta[2][2]; /* [tile of 16 rows][half] */
+  float d_q[2][HEAD_QK / 16][4] = {};
+  GradientScale<T> scale;
+
+  __device__ Dq(const MlaParams &params, char *memory)
+      : p(params),
+        batch(blockIdx.x / p.hq),
+        head(blockIdx.x % p.hq),
+        kv_head(head / (p.hq / p.hkv)),
+        first_query((gridDim.y - 1 - blockIdx.y) * BLOCK_Q),
+        visibility(p, batch),
+        seen(visibility.keys_of_any(first_query, BLOCK_Q)),
+        q_tile{static_cast<unsigned>(__cvta_generic_to_shared(memory))},
+        d_out_tile{q_tile.start + QTile::BYTES},
+        exchange{k_tile(0).start + 2 * STAGE_BYTES + pair.number * 2 * Exchange<T, PART_K>::WARP_BYTES} {
+#pragma unroll
+    for (int i = 0; i < 4; i++) {
+      const int query = query_of(i / 2, i % 2);
+      const bool is_there = query < visibility.q_length;
+      const int64_t stat = ((int64_t)batch * p.hq + head) * p.sq + query;
+      lse[i / 2][i % 2] = is_there ? p.lse[stat] : 0;
+      delta[i / 2][i % 2] = is_there ? p.delta[stat] : 0;
+    }
+  }
+
+  __device__ int query_of(int r, int half) const {
+    return first_query + pair.row() + r * 16 + half * 8 + threadIdx.x % 32 / 4;
+  }
+
+  __device__ KTile k_tile(int tile) const { return {d_out_tile.start + DOutTile::BYTES + tile % 2 * STAGE_BYTES}; }
+  __device__ VTile v_tile(int tile) const { return {k_tile(tile).start + KTile::BYTES}; }
+
+  __device__ void copy_queries() const {
+    const int length = visibility.q_length;
+    copy_rows<THREADS>(q_tile, HeadRows<T>(p.q, p.q_rope, p.dn, batch, head), first_query, 0, length);
+    copy_rows<THREADS>(d_out_tile, HeadRows<T>(p.d_out, p.d_out, HEAD_V, batch, head), first_query, 0, length);
+  }
+  __device__ void copy_keys(int tile) const {
+    const int first = seen.lo + tile * BLOCK_K;
+    copy_rows<THREADS>(k_tile(tile), HeadRows<T>(p.k, p.k_rope, p.dn, batch, kv_head), first, seen.lo, seen.hi);
+    copy_rows<THREADS>(v_tile(tile), HeadRows<T>(p.v, p.v, HEAD_V, batch, kv_head), first, seen.lo, seen.hi);
+  }
+
+  /* Numbers of keys that the query does not see become 0. */
+  __device__ void hide(float (&numbers)[2][PART_K / 8][4], int first_key) const {
+#pragma unroll
+    for (int r = 0; r < 2; r++)
+#pragma unroll
+      for (int half = 0; half < 2; half++) {
+        const Range keys = visibility.keys_of(query_of(r, half));
+#pragma unroll
+        for (int c = 0; c < PART_K / 8; c++)
+#pragma unroll
+          for (int i = 0; i < 2; i++) {
+            const int key = first_key + c * 8 + threadIdx.x % 4 * 2 + i;
+            if (key < keys.lo || key >= keys.hi) numbers[r][c][half * 2 + i] = 0;
+          }
+      }
+  }
+
+  /* F1, F3 of the warp's keys, the first of which is first_key. */
+  __device__ void weigh(float (&weights)[2][PART_K / 8][4], int first_key) const {
+    const float factor = p.softmax_scale * LOG2_E;
+#pragma unroll
+    for (int r = 0; r < 2; r++) {
+      const float less[2] = {scale.WEIGHT_EXPONENT - lse[r][0] * LOG2_E, scale.WEIGHT_EXPONENT - lse[r][1] * LOG2_E};
+#pragma unroll
+      for (int c = 0; c < PART_K / 8; c++)
+#pragma unroll
+        for (int i = 0; i < 4; i++) weights[r][c][i] = exp2_fast(weights[r][c][i] * factor + less[i / 2]);
+    }
+    if (!visibility.is_whole(first_query + pair.row(), PAIR_ROWS, first_key, PART_K)) hide(weights, first_key);
+  }
+
+  /* A tile of keys that begins with first_key; all of it is in shared memory. */
+  __device__ void add_tile(const KTile &keys, const VTile &values, int first_key) {
+    const int own = pair.side * PART_K, other = PART_K - own, column = pair.side * HEAD_QK / 2;
+    float weights[2][PART_K / 8][4] = {};
+    multiply_rows(weights, q_tile, pair.row(), keys, own);
+    weigh(weights, first_key + own);
+    /* B2, B3 */
+    float d_p[2][PART_K / 8][4] = {};
+    multiply_rows(d_p, d_out_tile, pair.row(), values, own);
+#pragma unroll
+    for (int r = 0; r < 2; r++)
+#pragma unroll
+      for (int c = 0; c < PART_K / 8; c++)
+#pragma unroll
+        for (int i = 0; i < 4; i++) d_p[r][c][i] = weights[r][c][i] * (d_p[r][c][i] - delta[r][i / 2]);
+    scale.fit(pair, exchange.start, d_p, d_q);
+    LeftSides<T, PART_K> d_s;
+    d_s.pack(d_p, exchange.of_side(pair.side));
+    /* B4 */
+    multiply_own(d_q, d_s, keys, own, column);
+    pair.sync();
+    multiply_other(d_q, exchange.of_side(1 - pair.side), keys, other, column);
+  }
+
+  __device__ void walk() {
+    const int tiles = seen.hi > seen.lo ? (seen.hi - seen.lo + BLOCK_K - 1) / BLOCK_K : 0;
+    const Range of_pair = visibility.keys_of_any(first_query + pair.row(), PAIR_ROWS);
+    if (tiles == 0) return;
+    copy_queries();
+    copy_keys(0);
+    commit_copies();
+    for (int tile = 0; tile < tiles; tile++) {
+      wait_for_copies<0>();
+      __syncthreads(); /* this tile is there, and nobody reads the one before it, nor what was exchanged */
+      if (tile + 1 < tiles) copy_keys(tile + 1);
+      commit_copies();
+      const int first_key = seen.lo + tile * BLOCK_K;
+      if (first_key < of_pair.hi && first_key + BLOCK_K > of_pair.lo) add_tile(k_tile(tile), v_tile(tile), first_key);
+    }
+  }
+
+  __device__ void store() const {
+    const float factor = p.softmax_scale * scale.gradient_factor();
+#pragma unroll
+    for (int r = 0; r < 2; r++)
+#pragma unroll
+      for (int half = 0; half < 2; half++) {
+        const int query = query_of(r, half);
+        if (query >= p.sq) continue;
+        store_row<T>(d_q[r], half, factor, pair.side * HEAD_QK / 2, row_of(p.d_q, p.type, batch, query, head), p.type,
+                     row_of(p.d_q_rope, p.type, batch, query, head), p.type, p.dn);
+      }
+  }
+};
+
+#define KERNEL(HEAD_QK, HEAD_V, BLOCK_Q, BLOCK_K)                                                               \
+  extern "C" __global__ void __launch_bounds__(BLOCK_Q * 2, 1)                                                  \
+      mla_attention_dq_f16_##HEAD_QK##_##HEAD_V##_##BLOCK_Q(const __grid_constant__ MlaArguments a) {           \
+    extern __shared__ __align__(128) char shared[];                                                             \
+    Dq<__half, HEAD_QK, HEAD_V, BLOCK_Q, BLOCK_K> dq(a.params, shared);                                         \
+    dq.walk();                                                                                                  \
+    dq.store();                                                                                                 \
+  }                                                                                                             \
+  extern "C" __global__ void __launch_bounds__(BLOCK_Q * 2, 1)                                                  \
+      mla_attention_dq_bf16_##HEAD_QK##_##HEAD_V##_##BLOCK_Q(const __grid_constant__ MlaArguments a) {          \
+    extern __shared__ __align__(128) char shared[];                                                             \
+    Dq<__nv_bfloat16, HEAD_QK, HEAD_V, BLOCK_Q, BLOCK_K> dq(a.params, shared);                                  \
+    dq.walk();                                                                                                  \
+    dq.store();                                                                                                 \
+  }
+MLA_SM80_ATTENTION_DQ(KERNEL)

@@ -1,0 +1,82 @@
+/* The instructions of sm_80 that the kernels are made of (PTX ISA: mma.sync, ldmatrix, cp.async), by what they do. */
+#pragma once
+
+#include <cuda_bf16.h>
+#include <cuda_fp16.h>
+
+/* Two neighbours of a row as the halves of one register, the first in the low half. */
+__device__ inline unsigned pack(float first, float second, __half) {
+  __half2 pair = __floats2half2_rn(first, second);
+  return reinterpret_cast<unsigned &>(pair);
+}
+__device__ inline unsigned pack(float first, float second, __nv_bfloat16) {
+  __nv_bfloat162 pair = __floats2bfloat162_rn(first, second);
+  return reinterpret_cast<unsigned &>(pair);
+}
+__device__ inline float2 unpack(unsigned pair, __half) { return __half22float2(reinterpret_cast<__half2 &>(pair)); }
+__device__ inline float2 unpack(unsigned pair, __nv_bfloat16) {
+  return __bfloat1622float2(reinterpret_cast<__nv_bfloat162 &>(pair));
+}
+
+/* sums += left · right, 16x8x16. In terms of lane/4 = r and lane%4 = c:
+   sums  (r, 2c) (r, 2c+1) (r+8, 2c) (r+8, 2c+1)
+   left  pairs at (r, 2c) (r+8, 2c) (r, 2c+8) (r+8, 2c+8); right  pairs down the column r at rows 2c and 2c+8 */
+__device__ inline void multiply(float (&sums)[4], const unsigned (&left)[4], unsigned right0, unsigned right1, __half) {
+  asm volatile(
+      "mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
+      : "+f"(sums[0]), "+f"(sums[1]), "+f"(sums[2]), "+f"(sums[3])
+      : "r"(left[0]), "r"(left[1]), "r"(left[2]), "r"(left[3]), "r"(right0), "r"(right1));
+}
+__device__ inline void multiply(float (&sums)[4], const unsigned (&left)[4], unsigned right0, unsigned right1,
+                                __nv_bfloat16) {
+  asm volatile(
+      "mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
+      : "+f"(sums[0]), "+f"(sums[1]), "+f"(sums[2]), "+f"(sums[3])
+      : "r"(left[0]), "r"(left[1]), "r"(left[2]), "r"(left[3]), "r"(right0), "r"(right1));
+}
+
+/* Four 8x8 matrices; lane i names row i%8 of matrix i/8. Lane i gets the pair at (i/4, 2(i%4)) of each. */
+__device__ inline void load_matrices(unsigned (&to)[4], unsigned address) {
+  asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0,%1,%2,%3}, [%4];"
+               : "=r"(to[0]), "=r"(to[1]), "=r"(to[2]), "=r"(to[3])
+               : "r"(address)
+               : "memory");
+}
+/* The same of the transposed matrices. */
+__device__ inline void load_matrices_transposed(unsigned (&to)[4], unsigned address) {
+  asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0,%1,%2,%3}, [%4];"
+               : "=r"(to[0]), "=r"(to[1]), "=r"(to[2]), "=r"(to[3])
+               : "r"(address)
+               : "memory");
+}
+
+__device__ inline void store_shared(unsigned to, unsigned bits) {
+  asm volatile("st.shared.u32 [%0], %1;" ::"r"(to), "r"(bits) : "memory");
+}
+__device__ inline unsigned load_shared(unsigned from) {
+  unsigned bits;
+  asm volatile("ld.shared.u32 %0, [%1];" : "=r"(bits) : "r"(from) : "memory");
+  return bits;
+}
+
+/* 16 bytes into shared memory while the thread goes on; zeros, and no access, unless is_there. */
+__device__ inline void copy_async(unsigned to, const void *from, bool is_there) {
+  asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(to), "l"(from), "r"(is_there ? 16 : 0) : "memory");
+}
+/* The same of 4 bytes. */
+__device__ inline void copy_float_async(unsigned to, const float *from, bool is_there) {
+  asm volatile("cp.async.ca.shared.global [%0], [%1], 4, %2;" ::"r"(to), "l"(from), "r"(is_there ? 4 : 0) : "memory");
+}
+/* What was copied so far is one group. */
+__device__ inline void commit_copies() { asm volatile("cp.async.commit_group;" ::: "memory"); }
+/* Until at most PENDING of the thread's latest groups are under way. */
+template <int PENDING>
+__device__ inline void wait_for_copies() {
+  asm volatile("cp.async.wait_group %0;" ::"n"(PENDING) : "memory");
+}
+
+__device__ inline float exp2_fast(float x) {
+  float y;
+  asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+  return y;
+}

@@ -1,0 +1,106 @@
+/* The backward of MLAAttention. */
+#include "plan_parts.h"
+#include "tiles.h"
+
+typedef struct {
+  int head_qk, head_v, block, walked;
+  const char *f16, *bf16;
+} Tile;
+
+#define DQ_TILE(HEAD_QK, HEAD_V, BLOCK_Q, BLOCK_K)         \
+  {HEAD_QK, HEAD_V, BLOCK_Q, BLOCK_K,                      \
+   "mla_attention_dq_f16_" #HEAD_QK "_" #HEAD_V "_" #BLOCK_Q, \
+   "mla_attention_dq_bf16_" #HEAD_QK "_" #HEAD_V "_" #BLOCK_Q},
+#define DKV_TILE(HEAD_QK, HEAD_V, BLOCK_K, BLOCK_Q)         \
+  {HEAD_QK, HEAD_V, BLOCK_K, BLOCK_Q,                       \
+   "mla_attention_dkv_f16_" #HEAD_QK "_" #HEAD_V "_" #BLOCK_K, \
+   "mla_attention_dkv_bf16_" #HEAD_QK "_" #HEAD_V "_" #BLOCK_K},
+static const Tile dq_tiles[] = {MLA_SM80_ATTENTION_DQ(DQ_TILE)};
+static const Tile dkv_tiles[] = {MLA_SM80_ATTENTION_DKV(DKV_TILE)};
+
+static unsigned blocks_of(int64_t count, int each) { return (unsigned)((count + each - 1) / each); }
+
+/* The last tile of the head size whose blocks are too few is better than none. */
+static const Tile *choose_tile(const Tile *tiles, size_t count, const MlaDevice *device, const MlaParams *p, int rows,
+                               int heads) {
+  const Tile *chosen = NULL;
+  for (const Tile *tile = tiles; tile < tiles + count; tile++) {
+    if (tile->head_qk != p->dn + p->dr || tile->head_v != p->dv) continue;
+    chosen = tile;
+    if ((int64_t)blocks_of(rows, tile->block) * p->batch * heads >= device->multiprocessors) break;
+  }
+  return chosen && blocks_of(rows, chosen->block) <= 65535 ? chosen : NULL;
+}
+
+static unsigned bytes_of_rows(const Tile *tile, int rows) {
+  return (unsigned)(rows * (tile->head_qk + tile->head_v)) * 2;
+}
+
+/* Of numbers of all rows with all that is walked. */
+static unsigned exchange_bytes(const Tile *tile) { return (unsigned)(tile->block * tile->walked) * 2; }
+
+static MlaLaunch *launch_tiles(MlaPlan *plan, const char *module, const Tile *tile, MlaType type, int rows, int heads,
+                               const MlaArguments *arguments) {
+  MlaLaunch *launch = mla_launch(plan, module, type == MLA_FLOAT16 ? tile->f16 : tile->bf16, arguments);
+  launch->grid[0] = (unsigned)(arguments->params.batch * heads);
+  launch->grid[1] = blocks_of(rows, tile->block);
+  launch->threads = (unsigned)tile->block * 2;
+  launch->shared_bytes = bytes_of_rows(tile, tile->block) + 2 * bytes_of_rows(tile, tile->walked);
+  return launch;
+}
+
+static int plan_delta(const MlaParams *p, MlaPlan *plan) {
+  enum { THREADS = 256 };
+  static const char *const functions[] = {"mla_delta_f32", "mla_delta_f16", "mla_delta_bf16"};
+  int numbers = p->type == MLA_FLOAT32 ? 4 : 8;
+  if (p->dv % numbers || !mla_is_aligned(&p->out, p->type) || !mla_is_aligned(&p->d_out, p->type)) return 0;
+  MlaArguments arguments = {.params = *p, .splits = 1};
+  while (arguments.splits < 32 && arguments.splits < p->dv / numbers) arguments.splits *= 2;
+  MlaLaunch *launch = mla_launch(plan, "sm80/mla_delta", functions[p->type], &arguments);
+  launch->threads = THREADS;
+  launch->grid[0] = blocks_of((int64_t)p->batch * p->hq * p->sq, THREADS / arguments.splits);
+  return 1;
+}
+
+static int plan_dq(const MlaDevice *device, const MlaParams *params, void *workspace, MlaPlan *plan) {
+  const Tile *tile = choose_tile(dq_tiles, sizeof dq_tiles / sizeof *dq_tiles, device, params, params->sq, params->hq);
+  MlaType type = mla_multiplied_type(params);
+  MlaArguments arguments = {.params = *params};
+  MlaParams *p = &arguments.params;
+  if (!tile || type == MLA_FLOAT32 || !mla_is_aligned(&p->d_q, p->type) || !mla_is_aligned(&p->d_q_rope, p->type) ||
+      !mla_operands(plan, workspace, p, type))
+    return 0;
+  MlaLaunch *launch = launch_tiles(plan, "sm80/mla_attention_dq", tile, type, p->sq, p->hq, &arguments);
+  launch->shared_bytes += exchange_bytes(tile);
+  return 1;
+}
+
+static int plan_dkv(const MlaDevice *device, const MlaParams *params, void *workspace, MlaPlan *plan) {
+  enum { ROPE_THREADS = 256, ROPE_NUMBERS = 4 };
+  const Tile *tile =
+      choose_tile(dkv_tiles, sizeof dkv_tiles / sizeof *dkv_tiles, device, params, params->skv, params->hkv);
+  MlaType type = mla_multiplied_type(params);
+  MlaArguments arguments = {.params = *params};
+  MlaParams *p = &arguments.params;
+  if (!tile || type == MLA_FLOAT32 || !mla_is_aligned(&p->d_k, p->type) || !mla_is_aligned(&p->d_k_rope, p->type) ||
+      !mla_is_aligned(&p->d_v, p->type) || !mla_operands(plan, workspace, p, type))
+    return 0;
+  int64_t rope_numbers = (int64_t)p->batch * p->skv * p->dr;
+  int is_summed = p->dr && p->hkv > 1 && p->d_k_rope.head == 0;
+  if (is_summed) arguments.partial_out = mla_take(plan, workspace, (size_t)(rope_numbers * p->hkv) * sizeof(float));
+  MlaLaunch *launch = launch_tiles(plan, "sm80/mla_attention_dkv", tile, type, p->skv, p->hkv, &arguments);
+  launch->shared_bytes += 2 * exchange_bytes(tile) + 2 * 2 * (unsigned)tile->walked * sizeof(float); /* lse, delta */
+  if (is_summed) {
+    launch = mla_launch(plan, "sm80/mla_attention_dkv", "mla_attention_dkv_rope", &arguments);
+    launch->threads = ROPE_THREADS;
+    launch->grid[0] = blocks_of(rope_numbers, ROPE_THREADS * ROPE_NUMBERS);
+  }
+  return 1;
+}
+
+int mla_plan_sm80_backward(const MlaDevice *device, MlaKernel kernel, const MlaParams *params, void *workspace,
+                           MlaPlan *plan) {
+  if (kernel == MLA_DELTA) return plan_delta(params, plan);
+  if (kernel == MLA_DQ) return plan_dq(device, params, workspace, plan);
+  return kernel == MLA_DKV && plan_dkv(device, params, workspace, plan);
+}

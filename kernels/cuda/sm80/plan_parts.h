@@ -1,0 +1,19 @@
+/* What the plans of this folder share. */
+#ifndef MLA_SM80_PLAN_PARTS_H
+#define MLA_SM80_PLAN_PARTS_H
+
+#include "../families.h"
+
+/* The 16-bit type that the tensors are multiplied as, or MLA_FLOAT32 if it is none. */
+MlaType mla_multiplied_type(const MlaParams *params);
+
+/* Whether every row begins at 16 bytes. */
+int mla_is_aligned(const MlaRows *rows, MlaType type);
+
+/* q, k, v, k_rope and, where there is one, d_out of an attention as operands of `type`: as they are, or converted. Returns 0
+   if they cannot be copied 16 bytes at a time. */
+int mla_operands(MlaPlan *plan, void *workspace, MlaParams *params, MlaType type);
+
+MlaFamily mla_plan_sm80_attention, mla_plan_sm80_backward;
+
+#endif

@@ -1,0 +1,99 @@
+/* Tiles of 16-bit numbers in shared memory, row after row. The 16-byte chunks of a row change places with the row's number,
+   so that eight rows at one column lie in eight different groups of banks. */
+#pragma once
+
+#include "../mla_params.h"
+#include "mma.cuh"
+
+constexpr int CHUNK = 8; /* numbers in 16 bytes */
+
+template <typename T, int ROWS, int COLUMNS>
+struct Tile {
+  static_assert(COLUMNS % 32 == 0 || COLUMNS == 16, "eight rows fill all banks");
+  static constexpr int CHUNKS = COLUMNS / CHUNK;
+  static constexpr int BYTES = ROWS * COLUMNS * 2;
+
+  unsigned start; /* address in shared memory */
+
+  __device__ unsigned address(int row, int chunk) const {
+    int turn = COLUMNS % 64 == 0 ? row & 7 : COLUMNS == 16 ? row >> 2 & 1 : row >> 1 & 3;
+    return start + row * COLUMNS * 2 + (chunk ^ turn) * 16;
+  }
+
+  /* The left side of a product: rows [row, row + 16), columns [column, column + 16). */
+  __device__ void load_left(unsigned (&to)[4], int row, int column) const {
+    int lane = threadIdx.x % 32;
+    load_matrices(to, address(row + lane % 16, column / CHUNK + lane / 16));
+  }
+  /* Puts what load_left gets. */
+  __device__ void store_left(const unsigned (&from)[4], int row, int column) const {
+    int lane = threadIdx.x % 32;
+#pragma unroll
+    for (int i = 0; i < 4; i++)
+      store_shared(address(row + lane / 4 + i % 2 * 8, column / CHUNK + i / 2) + lane % 4 * 4, from[i]);
+  }
+  /* The same of the transposed tile: its rows [row, row + 16) are columns here. */
+  __device__ void load_left_transposed(unsigned (&to)[4], int row, int column) const {
+    int lane = threadIdx.x % 32;
+    load_matrices_transposed(to, address(column + lane % 8 + lane / 16 * 8, row / CHUNK + lane / 8 % 2));
+  }
+  /* The right side, of columns that are rows here: product columns [row, row + 16) as two times two registers, depth
+     [column, column + 16). */
+  __device__ void load_right(unsigned (&to)[4], int row, int column) const {
+    int lane = threadIdx.x % 32;
+    load_matrices(to, address(row + lane % 8 + lane / 16 * 8, column / CHUNK + lane / 8 % 2));
+  }
+  /* The right side as it lies: depth [row, row + 16), product columns [column, column + 16). */
+  __device__ void load_right_transposed(unsigned (&to)[4], int row, int column) const {
+    int lane = threadIdx.x % 32;
+    load_matrices_transposed(to, address(row + lane % 16, column / CHUNK + lane / 16));
+  }
+};
+
+/* The start of a row, whose numbers are of `type`. */
+__device__ inline void *row_of(const MlaRows &rows, MlaType type, int batch, int64_t position, int head) {
+  const int64_t index = batch * rows.batch + position * rows.position + head * rows.head;
+  return static_cast<char *>(rows.start) + index * (type == MLA_FLOAT32 ? 4 : 2);
+}
+
+/* The rows of one head in memory: [nope | rope], which may be two tensors. */
+template <typename T>
+struct HeadRows {
+  const T *nope, *rope;
+  int64_t nope_stride, rope_stride; /* from one position to the next */
+  int dn;
+
+  __device__ HeadRows(const MlaRows &nope_rows, const MlaRows &rope_rows, int dn, int batch, int head)
+      : nope(static_cast<const T *>(nope_rows.start) + batch * nope_rows.batch + head * nope_rows.head),
+        rope(static_cast<const T *>(rope_rows.start) + batch * rope_rows.batch + head * rope_rows.head),
+        nope_stride(nope_rows.position),
+        rope_stride(rope_rows.position),
+        dn(dn) {}
+
+  /* For one position. */
+  struct Row {
+    const T *nope, *rope;
+    int dn;
+    __device__ const T *at(int column) const { return (column < dn ? nope : rope) + column; }
+  };
+  __device__ Row operator[](int64_t position) const {
+    return {nope + position * nope_stride, rope + position * rope_stride - dn, dn};
+  }
+};
+
+/* Begins to copy the rows [first, first + ROWS) into a tile; zeros where they are not in [lo, hi). */
+template <int THREADS, typename T, int ROWS, int COLUMNS>
+__device__ inline void copy_rows(const Tile<T, ROWS, COLUMNS> &tile, const HeadRows<T> &rows, int first, int lo, int hi) {
+  constexpr int LANES = COLUMNS % 64 == 0 ? 8 : 4; /* neighbours that copy of one row */
+  const int chunk = threadIdx.x % LANES, thread_row = threadIdx.x / LANES;
+#pragma unroll
+  for (int i = 0; i < ROWS; i += THREADS / LANES) {
+    if (ROWS % (THREADS / LANES) != 0 && i + thread_row >= ROWS) break;
+    const int position = first + i + thread_row;
+    const bool is_there = position >= lo && position < hi;
+    const typename HeadRows<T>::Row row = rows[is_there ? position : lo];
+#pragma unroll
+    for (int c = 0; c < COLUMNS / CHUNK; c += LANES)
+      copy_async(tile.address(i + thread_row, c + chunk), row.at((c + chunk) * CHUNK), is_there);
+  }
+}

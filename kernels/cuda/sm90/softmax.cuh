@@ -1,0 +1,82 @@
+/* Steps F1 to F3 of gradients/README.md on the scores of a warpgroup, as its products leave them (wgmma.cuh): a thread has
+   columns of two rows, eight apart, and the other columns of these rows are in the three threads beside it. */
+#pragma once
+
+#include "../visibility.cuh"
+
+constexpr float LOG2_E = 1.4426950408889634f;
+constexpr float LN_2 = 0.6931471805599453f;
+
+__device__ inline float exp2_fast(float x) {
+  float y;
+  asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+  return y;
+}
+
+/* Over the four threads of a row. */
+__device__ inline float row_max(float x) {
+  x = fmaxf(x, __shfl_xor_sync(~0u, x, 1));
+  return fmaxf(x, __shfl_xor_sync(~0u, x, 2));
+}
+__device__ inline float row_sum(float x) {
+  x += __shfl_xor_sync(~0u, x, 1);
+  return x + __shfl_xor_sync(~0u, x, 2);
+}
+
+/* What the rows do not see becomes -inf. seen[i] are the keys that row i of the thread sees; `key` is the first of the
+   tile's. */
+template <int COUNT>
+__device__ inline void hide_unseen(float (&scores)[COUNT], const Range (&seen)[2], int key) {
+  int first = key + threadIdx.x % 4 * 2;
+#pragma unroll
+  for (int i = 0; i < 2; i++) {
+    int lo = seen[i].lo - first;
+    unsigned count = max(seen[i].hi - seen[i].lo, 0);
+#pragma unroll
+    for (int n = 0; n < COUNT; n += 4)
+#pragma unroll
+      for (int j = 0; j < 2; j++)
+        if (static_cast<unsigned>(n * 2 + j - lo) >= count) scores[n + 2 * i + j] = -INFINITY;
+  }
+}
+
+/* The softmax of two rows while their keys come tile by tile. */
+struct OnlineSoftmax {
+  float scale;           /* of the scores, in the unit of exp2 */
+  float largest[2];      /* score so far, without the scale */
+  float sum[2] = {0, 0}; /* of this thread's columns */
+
+  __device__ explicit OnlineSoftmax(float softmax_scale)
+      : scale(softmax_scale * LOG2_E), largest{-INFINITY, -INFINITY} {}
+
+  /* Makes weights of a tile's scores. What was summed under the weights so far is to be multiplied by factor[i]. */
+  template <int COUNT>
+  __device__ void weigh(float (&scores)[COUNT], float (&factor)[2]) {
+#pragma unroll
+    for (int i = 0; i < 2; i++) {
+      float most = largest[i];
+#pragma unroll
+      for (int n = 0; n < COUNT; n += 4) most = fmaxf(most, fmaxf(scores[n + 2 * i], scores[n + 2 * i + 1]));
+      most = row_max(most);
+      float reference = most == -INFINITY ? 0 : most * scale;
+      factor[i] = exp2_fast(largest[i] * scale - reference);
+      largest[i] = most;
+      float added = 0;
+#pragma unroll
+      for (int n = 0; n < COUNT; n += 4)
+#pragma unroll
+        for (int j = 0; j < 2; j++) {
+          float weight = exp2_fast(fmaf(scores[n + 2 * i + j], scale, -reference));
+          scores[n + 2 * i + j] = weight;
+          added += weight;
+        }
+      sum[i] = sum[i] * factor[i] + added;
+    }
+  }
+
+  /* After the last tile: all weights of row i of the thread, and the logarithm of their sum. */
+  __device__ float whole_sum(int i) const { return row_sum(sum[i]); }
+  __device__ float lse(int i, float whole_sum) const {
+    return whole_sum > 0 ? (largest[i] * scale + log2f(whole_sum)) * LN_2 : -INFINITY;
+  }
+};
