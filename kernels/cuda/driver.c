@@ -267,6 +267,7 @@ const char *mla_cuda_report(MlaCudaReport *report) {
   if (!error) error = failure(cu.cuDeviceGet(&first, 0), "cuDeviceGet", NULL);
   if (!error) error = failure(cu.cuDeviceGetName(report->device, sizeof report->device, first), "cuDeviceGetName", NULL);
   if (!error) error = capability_of(first, &report->capability);
+  if (!error) error = attribute(MULTIPROCESSORS, first, &report->multiprocessors);
   if (!error) error = image_of(&mla_modules[0], &image);
   report->driver_version = driver_version;
   report->images = driver_version >= NEWER_DRIVER ? 13 : 12;
