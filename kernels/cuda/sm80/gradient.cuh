@@ -1,7 +1,7 @@
 /* What the two kernels of the backward share. Letters and steps are those of gradients/README.md.
 
    Two warps own 32 rows, and walk over tiles of columns. Each makes the scores of the 32 rows with its half of the tile's
-   columns, and owns one half of the columns of the result's rows: so a fragment from shared memory, whose bandwidth is what
+   columns, and owns every other 16 columns of the result's rows: so a fragment from shared memory, whose bandwidth is what
    bounds these kernels, serves 32 rows everywhere. What the one has made the other gets through shared memory. */
 #pragma once
 
@@ -17,6 +17,9 @@ struct Pair {
 
   __device__ Pair() : number(threadIdx.x / 64), side(threadIdx.x / 32 % 2) {}
   __device__ int row() const { return number * PAIR_ROWS; }
+  /* The first column of the warp's, and that of its groups of eight. */
+  __device__ int column() const { return side * 16; }
+  __device__ int column_of(int group) const { return group / 2 * 32 + column() + group % 2 * 8; }
   __device__ void sync() const { asm volatile("bar.sync %0, 64;" ::"r"(number + 1) : "memory"); }
   /* The same, and whether any of the two warps' threads has it so. */
   __device__ bool sync_any(bool is_so) const {
@@ -34,15 +37,16 @@ struct Pair {
 template <typename T, int LEFT_ROWS, int RIGHT_ROWS, int COLUMNS, int GROUPS>
 __device__ inline void multiply_rows(float (&sums)[2][GROUPS][4], const Tile<T, LEFT_ROWS, COLUMNS> &left, int row,
                                      const Tile<T, RIGHT_ROWS, COLUMNS> &right, int first) {
+  const Blocks<COLUMNS> left_blocks = left.blocks(row), right_blocks = right.right_blocks(first);
 #pragma unroll
   for (int column = 0; column < COLUMNS; column += 16) {
     unsigned a[2][4];
 #pragma unroll
-    for (int r = 0; r < 2; r++) left.load_left(a[r], row + r * 16, column);
+    for (int r = 0; r < 2; r++) load_matrices(a[r], left_blocks.at(r * 16, column));
 #pragma unroll
     for (int group = 0; group < GROUPS; group += 2) {
       unsigned b[4];
-      right.load_right(b, first + group * 8, column);
+      load_matrices(b, right_blocks.at(group * 8, column));
 #pragma unroll
       for (int r = 0; r < 2; r++) {
         multiply(sums[r][group], a[r], b[0], b[1], T());
@@ -52,18 +56,18 @@ __device__ inline void multiply_rows(float (&sums)[2][GROUPS][4], const Tile<T, 
   }
 }
 
-/* sums += left · right[row, row + 16), its columns from `first` on. */
-template <typename T, int ROWS, int COLUMNS, int GROUPS>
+/* sums += left · right, which is every other 16 columns of the 16 rows from `row` on. */
+template <typename T, int COLUMNS, int GROUPS>
 __device__ inline void multiply_left(float (&sums)[2][GROUPS][4], const unsigned (&left)[2][4],
-                                     const Tile<T, ROWS, COLUMNS> &right, int row, int first) {
+                                     const Blocks<COLUMNS> &right, int row, T type) {
 #pragma unroll
   for (int group = 0; group < GROUPS; group += 2) {
     unsigned b[4];
-    right.load_right_transposed(b, row, first + group * 8);
+    load_matrices_transposed(b, right.at(row, group * 16));
 #pragma unroll
     for (int r = 0; r < 2; r++) {
-      multiply(sums[r][group], left[r], b[0], b[1], T());
-      multiply(sums[r][group + 1], left[r], b[2], b[3], T());
+      multiply(sums[r][group], left[r], b[0], b[1], type);
+      multiply(sums[r][group + 1], left[r], b[2], b[3], type);
     }
   }
 }
@@ -95,35 +99,38 @@ struct LeftSides {
   __device__ float2 get(int r, int group, int half) const { return unpack(sides[group / 2][r][group % 2 * 2 + half], T()); }
 };
 
-/* sums += the warp's PART columns · right[row, row + PART). */
-template <typename T, int PART, int ROWS, int COLUMNS, int GROUPS>
+/* sums += the warp's PART columns · right, which is as many rows. */
+template <typename T, int PART, int COLUMNS, int GROUPS>
 __device__ inline void multiply_own(float (&sums)[2][GROUPS][4], const LeftSides<T, PART> &left,
-                                    const Tile<T, ROWS, COLUMNS> &right, int row, int first) {
+                                    const Blocks<COLUMNS> &right) {
 #pragma unroll
-  for (int depth = 0; depth < PART; depth += 16) multiply_left(sums, left.sides[depth / 16], right, row + depth, first);
+  for (int depth = 0; depth < PART; depth += 16) multiply_left(sums, left.sides[depth / 16], right, depth, T());
 }
 
-/* sums += the other warp's PART columns · right[row, row + PART). */
-template <typename T, int PART, int ROWS, int COLUMNS, int GROUPS>
+/* The same with those of the other warp. */
+template <typename T, int PART, int COLUMNS, int GROUPS>
 __device__ inline void multiply_other(float (&sums)[2][GROUPS][4], const Tile<T, PAIR_ROWS, PART> &left,
-                                      const Tile<T, ROWS, COLUMNS> &right, int row, int first) {
+                                      const Blocks<COLUMNS> &right) {
+  const Blocks<PART> left_blocks = left.blocks();
 #pragma unroll
   for (int depth = 0; depth < PART; depth += 16) {
     unsigned a[2][4];
 #pragma unroll
-    for (int r = 0; r < 2; r++) left.load_left(a[r], r * 16, depth);
-    multiply_left(sums, a, right, row + depth, first);
+    for (int r = 0; r < 2; r++) load_matrices(a[r], left_blocks.at(r * 16, depth));
+    multiply_left(sums, a, right, depth, T());
   }
 }
 
 /* dS is as small as dOut, and halves end at 6e-8. P is multiplied by a power of two that leaves 1 in the range, dS by one
-   that suits the greatest dS of the pair so far; the sums take both along and lose them at the end. bfloat16 has the
-   exponents of float and needs neither. */
+   that suits the greatest dS of the pair so far; the sums take both along and lose them at the end. dOut
+   itself may come multiplied, by *d_out_power. bfloat16 has the exponents of float and needs none of it. */
 template <typename T>
 struct GradientScale {
   static constexpr int WEIGHT_EXPONENT = 0;
+  __device__ explicit GradientScale(const float *) {}
   template <int GROUPS, int COLUMNS>
   __device__ void fit(const Pair &, unsigned, float (&)[2][GROUPS][4], float (&)[2][COLUMNS][4]) {}
+  __device__ float scale_delta(float delta) const { return delta; }
   __device__ float weight_factor() const { return 1; }
   __device__ float gradient_factor() const { return 1; }
 };
@@ -132,7 +139,10 @@ template <>
 struct GradientScale<__half> {
   static constexpr int WEIGHT_EXPONENT = 12;
   static constexpr float MOST = 32768;
+  const float d_out;
   float factor = 0x1p120f;
+
+  __device__ explicit GradientScale(const float *d_out_power) : d_out(d_out_power ? *d_out_power : 1) {}
 
   /* Multiplies d_s, and makes `sums` those of this factor. At `memory` are 8 bytes of the pair that nobody uses now. */
   template <int GROUPS, int COLUMNS>
@@ -158,8 +168,9 @@ struct GradientScale<__half> {
 #pragma unroll
     for (int i = 0; i < 2 * COLUMNS * 4; i++) sums[i / 4 / COLUMNS][i / 4 % COLUMNS][i % 4] *= ratio;
   }
-  __device__ float weight_factor() const { return 0x1p-12f; }
-  __device__ float gradient_factor() const { return 0x1p-12f / factor; }
+  __device__ float scale_delta(float delta) const { return delta * d_out; }
+  __device__ float weight_factor() const { return 0x1p-12f / d_out; }
+  __device__ float gradient_factor() const { return 0x1p-12f / factor / d_out; }
 };
 
 /* Two neighbours of a row of floats or, in any other type, of T. */
@@ -171,13 +182,13 @@ __device__ inline void store_pair(void *row, MlaType type, int column, float fir
     *reinterpret_cast<unsigned *>(static_cast<T *>(row) + column) = pack(first, second, T());
 }
 
-/* Row lane/4 + 8 · half of factor · sums, whose columns begin with `first`; those from dn on are a row of their own. */
+/* Row lane/4 + 8 · half of factor · sums; the columns from dn on are a row of their own. */
 template <typename T, int GROUPS>
-__device__ inline void store_row(const float (&sums)[GROUPS][4], int half, float factor, int first, void *nope,
-                                 MlaType nope_type, void *rope, MlaType rope_type, int dn) {
+__device__ inline void store_row(const float (&sums)[GROUPS][4], int half, float factor, const Pair &pair,
+                                 void *nope, MlaType nope_type, void *rope, MlaType rope_type, int dn) {
 #pragma unroll
   for (int c = 0; c < GROUPS; c++) {
-    const int group = first + c * 8, column = group + threadIdx.x % 4 * 2;
+    const int group = pair.column_of(c), column = group + threadIdx.x % 4 * 2;
     const float x = sums[c][half * 2] * factor, y = sums[c][half * 2 + 1] * factor;
     if (group < dn)
       store_pair<T>(nope, nope_type, column, x, y);

@@ -3,7 +3,9 @@
    A block owns BLOCK_K keys of a key/value head and walks over the queries that see them, BLOCK_Q at a time, of one query
    head of the group after the other; the next tile comes while one is multiplied. A pair of warps owns 32 of the keys
    (gradient.cuh). Scores are held transposed, keys down: so Pᵀ and dSᵀ come out of products as the left sides of the next.
-   grid: (batch · hkv, tiles of keys). Shared memory: K, V; twice Q, dOut, lse, delta; P and dS of all pairs. */
+   grid: (batch · hkv, tiles of keys). Shared memory: K, V; twice Q, dOut, lse, delta; P and dS of all pairs.
+   partial_out: d_k_rope as floats, [batch, hkv, skv, dr], where all heads share it, or NULL; then a second kernel sums it.
+   partial_lse: the power of two that dOut comes multiplied by, or NULL. */
 #include "gradient.cuh"
 #include "tiles.h"
 
@@ -45,7 +47,8 @@ struct Dkv {
         k_tile{static_cast<unsigned>(__cvta_generic_to_shared(memory))},
         v_tile{k_tile.start + KTile::BYTES},
         p_exchange{stage_of(0) + 2 * STAGE_BYTES + pair.number * 2 * EXCHANGE_BYTES},
-        d_s_exchange{p_exchange.start + EXCHANGE_BYTES} {}
+        d_s_exchange{p_exchange.start + EXCHANGE_BYTES},
+        scale(a.partial_lse) {}
 
   __device__ unsigned stage_of(int step) const { return v_tile.start + VTile::BYTES + step % 2 * STAGE_BYTES; }
 
@@ -54,8 +57,7 @@ struct Dkv {
     copy_rows<THREADS>(v_tile, HeadRows<T>(p.v, p.v, HEAD_V, batch, kv_head), first_key, 0, visibility.kv_length);
   }
 
-  __device__ void copy_queries(int step, int tiles) const {
-    const int head = kv_head * group + step / tiles, first = seeing.lo + step % tiles * BLOCK_Q;
+  __device__ void copy_queries(int step, int head, int first) const {
     const QTile q_tile{stage_of(step)};
     const DOutTile d_out_tile{q_tile.start + QTile::BYTES};
     copy_rows<THREADS>(q_tile, HeadRows<T>(p.q, p.q_rope, p.dn, batch, head), first, seeing.lo, seeing.hi);
@@ -106,24 +108,28 @@ struct Dkv {
   }
 
   /* A tile of queries that begins with first_query; all of it, and its lse and delta, is in shared memory. */
+  template <typename COPY>
   __device__ void add_tile(const QTile &q_tile, const DOutTile &d_out_tile, const float2 *lse, const float2 *delta,
-                           int first_query) {
+                           int first_query, COPY copy_meanwhile) {
     const int own = pair.side * PART_Q, other = PART_Q - own;
-    const int d_v_column = pair.side * HEAD_V / 2, d_k_column = pair.side * HEAD_QK / 2;
     LeftSides<T, PART_Q> weights, d_s;
     {
       float scores[2][PART_Q / 8][4] = {};
       multiply_rows(scores, k_tile, pair.row(), q_tile, own);
+      copy_meanwhile();
       weigh(scores, lse + own / 2, first_query + own);
       weights.pack(scores, p_exchange.of_side(pair.side));
     }
+    /* B5 of the own queries */
+    multiply_own(d_v, weights, d_out_tile.blocks(own, pair.column()));
     {
       /* B2, B3 */
       float d_p[2][PART_Q / 8][4] = {};
       multiply_rows(d_p, v_tile, pair.row(), d_out_tile, own);
 #pragma unroll
       for (int c = 0; c < PART_Q / 8; c++) {
-        const float2 less = delta[own / 2 + c * 4 + threadIdx.x % 4];
+        const float2 two = delta[own / 2 + c * 4 + threadIdx.x % 4];
+        const float2 less = make_float2(scale.scale_delta(two.x), scale.scale_delta(two.y));
 #pragma unroll
         for (int r = 0; r < 2; r++)
 #pragma unroll
@@ -136,12 +142,11 @@ struct Dkv {
       scale.fit(pair, d_s_exchange.start, d_p, d_k);
       d_s.pack(d_p, d_s_exchange.of_side(pair.side));
     }
-    /* B5, B6, B7 */
-    multiply_own(d_v, weights, d_out_tile, own, d_v_column);
-    multiply_own(d_k, d_s, q_tile, own, d_k_column);
+    /* B6, B7 of the own queries, then all of the other warp's */
+    multiply_own(d_k, d_s, q_tile.blocks(own, pair.column()));
     pair.sync();
-    multiply_other(d_v, p_exchange.of_side(1 - pair.side), d_out_tile, other, d_v_column);
-    multiply_other(d_k, d_s_exchange.of_side(1 - pair.side), q_tile, other, d_k_column);
+    multiply_other(d_v, p_exchange.of_side(1 - pair.side), d_out_tile.blocks(other, pair.column()));
+    multiply_other(d_k, d_s_exchange.of_side(1 - pair.side), q_tile.blocks(other, pair.column()));
   }
 
   __device__ void walk() {
@@ -150,23 +155,30 @@ struct Dkv {
     const Range of_pair = visibility.queries_of_any(first_key + pair.row(), PAIR_ROWS);
     if (steps == 0) return;
     copy_keys();
-    copy_queries(0, tiles);
+    int head = kv_head * group, next = seeing.lo;
+    copy_queries(0, head, next);
     commit_copies();
     for (int step = 0; step < steps; step++) {
+      const int first_query = next;
+      next += BLOCK_Q;
+      if (next >= seeing.hi) head++, next = seeing.lo;
       wait_for_copies<0>();
       __syncthreads(); /* this tile is there, and nobody reads the one before it, nor what was exchanged */
-      if (step + 1 < steps) copy_queries(step + 1, tiles);
-      commit_copies();
-      const int first_query = seeing.lo + step % tiles * BLOCK_Q;
-      if (first_query >= of_pair.hi || first_query + BLOCK_Q <= of_pair.lo) continue;
+      const bool is_hidden = first_query >= of_pair.hi || first_query + BLOCK_Q <= of_pair.lo;
+      const bool copies_first = is_hidden || pair.number < BLOCK_K / PAIR_ROWS / 2;
+      const auto copy_next = [&](bool is_mine) {
+        if (is_mine && step + 1 < steps) copy_queries(step + 1, head, next);
+        commit_copies();
+      };
+      copy_next(copies_first);
+      if (is_hidden) continue;
       const QTile q_tile{stage_of(step)};
       const DOutTile d_out_tile{q_tile.start + QTile::BYTES};
       const float2 *lse = reinterpret_cast<const float2 *>(shared + (d_out_tile.start + DOutTile::BYTES - k_tile.start));
-      add_tile(q_tile, d_out_tile, lse, lse + BLOCK_Q / 2, first_query);
+      add_tile(q_tile, d_out_tile, lse, lse + BLOCK_Q / 2, first_query, [&] { copy_next(!copies_first); });
     }
   }
 
-  /* The part of dK that is summed over heads as floats, [batch, hkv, skv, dr], where it is. */
   __device__ void store() const {
     const float factor = p.softmax_scale * scale.gradient_factor();
 #pragma unroll
@@ -177,11 +189,11 @@ struct Dkv {
         if (key >= p.skv) continue;
         float *partial = static_cast<float *>(a.partial_out);
         if (partial) partial += (((int64_t)batch * p.hkv + kv_head) * p.skv + key) * p.dr;
-        store_row<T>(d_k[r], half, factor, pair.side * HEAD_QK / 2, row_of(p.d_k, p.type, batch, key, kv_head), p.type,
+        store_row<T>(d_k[r], half, factor, pair, row_of(p.d_k, p.type, batch, key, kv_head), p.type,
                      partial ? partial : row_of(p.d_k_rope, p.type, batch, key, kv_head),
                      partial ? MLA_FLOAT32 : p.type, p.dn);
         void *d_v_row = row_of(p.d_v, p.type, batch, key, kv_head);
-        store_row<T>(d_v[r], half, scale.weight_factor(), pair.side * HEAD_V / 2, d_v_row, p.type, d_v_row, p.type,
+        store_row<T>(d_v[r], half, scale.weight_factor(), pair, d_v_row, p.type, d_v_row, p.type,
                      HEAD_V);
       }
   }
@@ -211,17 +223,17 @@ extern "C" __global__ void mla_attention_dkv_rope(const __grid_constant__ MlaArg
 
 #define KERNEL(HEAD_QK, HEAD_V, BLOCK_K, BLOCK_Q)                                                               \
   extern "C" __global__ void __launch_bounds__(BLOCK_K * 2, 1)                                                  \
-      mla_attention_dkv_f16_##HEAD_QK##_##HEAD_V##_##BLOCK_K(const __grid_constant__ MlaArguments a) {          \
+      mla_attention_dkv_f16_##HEAD_QK##_##HEAD_V##_##BLOCK_K##_##BLOCK_Q(const __grid_constant__ MlaArguments a) {          \
     extern __shared__ __align__(128) char shared[];                                                             \
     Dkv<__half, HEAD_QK, HEAD_V, BLOCK_K, BLOCK_Q> dkv(a, shared);                                              \
     dkv.walk();                                                                                                 \
     dkv.store();                                                                                                \
   }                                                                                                             \
   extern "C" __global__ void __launch_bounds__(BLOCK_K * 2, 1)                                                  \
-      mla_attention_dkv_bf16_##HEAD_QK##_##HEAD_V##_##BLOCK_K(const __grid_constant__ MlaArguments a) {         \
+      mla_attention_dkv_bf16_##HEAD_QK##_##HEAD_V##_##BLOCK_K##_##BLOCK_Q(const __grid_constant__ MlaArguments a) {         \
     extern __shared__ __align__(128) char shared[];                                                             \
     Dkv<__nv_bfloat16, HEAD_QK, HEAD_V, BLOCK_K, BLOCK_Q> dkv(a, shared);                                       \
     dkv.walk();                                                                                                 \
     dkv.store();                                                                                                \
   }
-MLA_SM80_ATTENTION_DKV(KERNEL)
+MLA_SM80_BACKWARD(KERNEL)

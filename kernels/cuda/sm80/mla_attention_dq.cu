@@ -3,7 +3,8 @@
    A block owns BLOCK_Q queries of a head and walks over the keys that they see, BLOCK_K at a time; the next tile comes
    while one is multiplied. A pair of warps owns 32 of the queries (gradient.cuh).
    grid: (batch · hq, tiles of queries), the queries that see most first.
-   Shared memory: Q, dOut; twice K, V; dS of all pairs. */
+   Shared memory: Q, dOut; twice K, V; dS of all pairs.
+   partial_lse: the power of two that dOut comes multiplied by, or NULL. */
 #include "gradient.cuh"
 #include "tiles.h"
 
@@ -30,8 +31,8 @@ struct Dq {
   float d_q[2][HEAD_QK / 16][4] = {};
   GradientScale<T> scale;
 
-  __device__ Dq(const MlaParams &params, char *memory)
-      : p(params),
+  __device__ Dq(const MlaArguments &a, char *memory)
+      : p(a.params),
         batch(blockIdx.x / p.hq),
         head(blockIdx.x % p.hq),
         kv_head(head / (p.hq / p.hkv)),
@@ -40,14 +41,15 @@ struct Dq {
         seen(visibility.keys_of_any(first_query, BLOCK_Q)),
         q_tile{static_cast<unsigned>(__cvta_generic_to_shared(memory))},
         d_out_tile{q_tile.start + QTile::BYTES},
-        exchange{k_tile(0).start + 2 * STAGE_BYTES + pair.number * 2 * Exchange<T, PART_K>::WARP_BYTES} {
+        exchange{k_tile(0).start + 2 * STAGE_BYTES + pair.number * 2 * Exchange<T, PART_K>::WARP_BYTES},
+        scale(a.partial_lse) {
 #pragma unroll
     for (int i = 0; i < 4; i++) {
       const int query = query_of(i / 2, i % 2);
       const bool is_there = query < visibility.q_length;
       const int64_t stat = ((int64_t)batch * p.hq + head) * p.sq + query;
       lse[i / 2][i % 2] = is_there ? p.lse[stat] : 0;
-      delta[i / 2][i % 2] = is_there ? p.delta[stat] : 0;
+      delta[i / 2][i % 2] = is_there ? scale.scale_delta(p.delta[stat]) : 0;
     }
   }
 
@@ -101,10 +103,12 @@ struct Dq {
   }
 
   /* A tile of keys that begins with first_key; all of it is in shared memory. */
-  __device__ void add_tile(const KTile &keys, const VTile &values, int first_key) {
-    const int own = pair.side * PART_K, other = PART_K - own, column = pair.side * HEAD_QK / 2;
+  template <typename COPY>
+  __device__ void add_tile(const KTile &keys, const VTile &values, int first_key, COPY copy_meanwhile) {
+    const int own = pair.side * PART_K, other = PART_K - own;
     float weights[2][PART_K / 8][4] = {};
     multiply_rows(weights, q_tile, pair.row(), keys, own);
+    copy_meanwhile();
     weigh(weights, first_key + own);
     /* B2, B3 */
     float d_p[2][PART_K / 8][4] = {};
@@ -119,9 +123,9 @@ struct Dq {
     LeftSides<T, PART_K> d_s;
     d_s.pack(d_p, exchange.of_side(pair.side));
     /* B4 */
-    multiply_own(d_q, d_s, keys, own, column);
+    multiply_own(d_q, d_s, keys.blocks(own, pair.column()));
     pair.sync();
-    multiply_other(d_q, exchange.of_side(1 - pair.side), keys, other, column);
+    multiply_other(d_q, exchange.of_side(1 - pair.side), keys.blocks(other, pair.column()));
   }
 
   __device__ void walk() {
@@ -134,10 +138,15 @@ struct Dq {
     for (int tile = 0; tile < tiles; tile++) {
       wait_for_copies<0>();
       __syncthreads(); /* this tile is there, and nobody reads the one before it, nor what was exchanged */
-      if (tile + 1 < tiles) copy_keys(tile + 1);
-      commit_copies();
       const int first_key = seen.lo + tile * BLOCK_K;
-      if (first_key < of_pair.hi && first_key + BLOCK_K > of_pair.lo) add_tile(k_tile(tile), v_tile(tile), first_key);
+      const bool is_hidden = first_key >= of_pair.hi || first_key + BLOCK_K <= of_pair.lo;
+      const bool copies_first = is_hidden || pair.number < BLOCK_Q / PAIR_ROWS / 2;
+      const auto copy_next = [&](bool is_mine) {
+        if (is_mine && tile + 1 < tiles) copy_keys(tile + 1);
+        commit_copies();
+      };
+      copy_next(copies_first);
+      if (!is_hidden) add_tile(k_tile(tile), v_tile(tile), first_key, [&] { copy_next(!copies_first); });
     }
   }
 
@@ -149,7 +158,7 @@ struct Dq {
       for (int half = 0; half < 2; half++) {
         const int query = query_of(r, half);
         if (query >= p.sq) continue;
-        store_row<T>(d_q[r], half, factor, pair.side * HEAD_QK / 2, row_of(p.d_q, p.type, batch, query, head), p.type,
+        store_row<T>(d_q[r], half, factor, pair, row_of(p.d_q, p.type, batch, query, head), p.type,
                      row_of(p.d_q_rope, p.type, batch, query, head), p.type, p.dn);
       }
   }
@@ -157,17 +166,17 @@ struct Dq {
 
 #define KERNEL(HEAD_QK, HEAD_V, BLOCK_Q, BLOCK_K)                                                               \
   extern "C" __global__ void __launch_bounds__(BLOCK_Q * 2, 1)                                                  \
-      mla_attention_dq_f16_##HEAD_QK##_##HEAD_V##_##BLOCK_Q(const __grid_constant__ MlaArguments a) {           \
+      mla_attention_dq_f16_##HEAD_QK##_##HEAD_V##_##BLOCK_Q##_##BLOCK_K(const __grid_constant__ MlaArguments a) {           \
     extern __shared__ __align__(128) char shared[];                                                             \
-    Dq<__half, HEAD_QK, HEAD_V, BLOCK_Q, BLOCK_K> dq(a.params, shared);                                         \
+    Dq<__half, HEAD_QK, HEAD_V, BLOCK_Q, BLOCK_K> dq(a, shared);                                         \
     dq.walk();                                                                                                  \
     dq.store();                                                                                                 \
   }                                                                                                             \
   extern "C" __global__ void __launch_bounds__(BLOCK_Q * 2, 1)                                                  \
-      mla_attention_dq_bf16_##HEAD_QK##_##HEAD_V##_##BLOCK_Q(const __grid_constant__ MlaArguments a) {          \
+      mla_attention_dq_bf16_##HEAD_QK##_##HEAD_V##_##BLOCK_Q##_##BLOCK_K(const __grid_constant__ MlaArguments a) {          \
     extern __shared__ __align__(128) char shared[];                                                             \
-    Dq<__nv_bfloat16, HEAD_QK, HEAD_V, BLOCK_Q, BLOCK_K> dq(a.params, shared);                                  \
+    Dq<__nv_bfloat16, HEAD_QK, HEAD_V, BLOCK_Q, BLOCK_K> dq(a, shared);                                  \
     dq.walk();                                                                                                  \
     dq.store();                                                                                                 \
   }
-MLA_SM80_ATTENTION_DQ(KERNEL)
+MLA_SM80_BACKWARD(KERNEL)

@@ -7,46 +7,53 @@ typedef struct {
   const char *f16, *bf16;
 } Tile;
 
-#define DQ_TILE(HEAD_QK, HEAD_V, BLOCK_Q, BLOCK_K)         \
-  {HEAD_QK, HEAD_V, BLOCK_Q, BLOCK_K,                      \
-   "mla_attention_dq_f16_" #HEAD_QK "_" #HEAD_V "_" #BLOCK_Q, \
-   "mla_attention_dq_bf16_" #HEAD_QK "_" #HEAD_V "_" #BLOCK_Q},
-#define DKV_TILE(HEAD_QK, HEAD_V, BLOCK_K, BLOCK_Q)         \
-  {HEAD_QK, HEAD_V, BLOCK_K, BLOCK_Q,                       \
-   "mla_attention_dkv_f16_" #HEAD_QK "_" #HEAD_V "_" #BLOCK_K, \
-   "mla_attention_dkv_bf16_" #HEAD_QK "_" #HEAD_V "_" #BLOCK_K},
-static const Tile dq_tiles[] = {MLA_SM80_ATTENTION_DQ(DQ_TILE)};
-static const Tile dkv_tiles[] = {MLA_SM80_ATTENTION_DKV(DKV_TILE)};
+/* As the macro KERNEL of the .cu files names them. */
+#define TILE(KERNEL, HEAD_QK, HEAD_V, BLOCK, WALKED)                                  \
+  {HEAD_QK, HEAD_V, BLOCK, WALKED,                                                    \
+   "mla_attention_" KERNEL "_f16_" #HEAD_QK "_" #HEAD_V "_" #BLOCK "_" #WALKED,       \
+   "mla_attention_" KERNEL "_bf16_" #HEAD_QK "_" #HEAD_V "_" #BLOCK "_" #WALKED},
+#define DQ_TILE(HEAD_QK, HEAD_V, BLOCK_Q, BLOCK_K) TILE("dq", HEAD_QK, HEAD_V, BLOCK_Q, BLOCK_K)
+#define DKV_TILE(HEAD_QK, HEAD_V, BLOCK_K, BLOCK_Q) TILE("dkv", HEAD_QK, HEAD_V, BLOCK_K, BLOCK_Q)
+static const Tile dq_tiles[] = {MLA_SM80_BACKWARD(DQ_TILE)};
+static const Tile dkv_tiles[] = {MLA_SM80_BACKWARD(DKV_TILE)};
 
 static unsigned blocks_of(int64_t count, int each) { return (unsigned)((count + each - 1) / each); }
 
-/* The last tile of the head size whose blocks are too few is better than none. */
-static const Tile *choose_tile(const Tile *tiles, size_t count, const MlaDevice *device, const MlaParams *p, int rows,
-                               int heads) {
+static unsigned bytes_of_rows(const Tile *tile, int rows) {
+  return (unsigned)(rows * (tile->head_qk + tile->head_v)) * 2;
+}
+
+/* What both kernels need: their own rows, two tiles of those that they walk over, and numbers of the ones with the others. */
+static unsigned exchange_bytes(const Tile *tile) { return (unsigned)(tile->block * tile->walked) * 2; }
+static unsigned dq_bytes(const Tile *tile) {
+  return bytes_of_rows(tile, tile->block) + 2 * bytes_of_rows(tile, tile->walked) + exchange_bytes(tile);
+}
+/* lse and delta of the walked rows, and P beside dS. */
+static unsigned dkv_bytes(const Tile *tile) {
+  return dq_bytes(tile) + exchange_bytes(tile) + 2 * 2 * (unsigned)tile->walked * (unsigned)sizeof(float);
+}
+
+/* Of the tiles that fit, the first whose blocks fill the GPU, or else the first of the smallest blocks. */
+static const Tile *choose_tile(const Tile *tiles, size_t count, unsigned bytes_of(const Tile *), const MlaDevice *device,
+                               const MlaParams *p, int rows, int heads) {
+  unsigned most_bytes = mla_shared_bytes(device);
   const Tile *chosen = NULL;
   for (const Tile *tile = tiles; tile < tiles + count; tile++) {
-    if (tile->head_qk != p->dn + p->dr || tile->head_v != p->dv) continue;
+    if (tile->head_qk != p->dn + p->dr || tile->head_v != p->dv || bytes_of(tile) > most_bytes) continue;
+    if (chosen && tile->block >= chosen->block) continue;
     chosen = tile;
     if ((int64_t)blocks_of(rows, tile->block) * p->batch * heads >= device->multiprocessors) break;
   }
   return chosen && blocks_of(rows, chosen->block) <= 65535 ? chosen : NULL;
 }
 
-static unsigned bytes_of_rows(const Tile *tile, int rows) {
-  return (unsigned)(rows * (tile->head_qk + tile->head_v)) * 2;
-}
-
-/* Of numbers of all rows with all that is walked. */
-static unsigned exchange_bytes(const Tile *tile) { return (unsigned)(tile->block * tile->walked) * 2; }
-
-static MlaLaunch *launch_tiles(MlaPlan *plan, const char *module, const Tile *tile, MlaType type, int rows, int heads,
-                               const MlaArguments *arguments) {
+static void launch_tiles(MlaPlan *plan, const char *module, const Tile *tile, MlaType type, int rows, int heads,
+                         unsigned bytes, const MlaArguments *arguments) {
   MlaLaunch *launch = mla_launch(plan, module, type == MLA_FLOAT16 ? tile->f16 : tile->bf16, arguments);
   launch->grid[0] = (unsigned)(arguments->params.batch * heads);
   launch->grid[1] = blocks_of(rows, tile->block);
   launch->threads = (unsigned)tile->block * 2;
-  launch->shared_bytes = bytes_of_rows(tile, tile->block) + 2 * bytes_of_rows(tile, tile->walked);
-  return launch;
+  launch->shared_bytes = bytes;
 }
 
 static int plan_delta(const MlaParams *p, MlaPlan *plan) {
@@ -62,36 +69,31 @@ static int plan_delta(const MlaParams *p, MlaPlan *plan) {
   return 1;
 }
 
-static int plan_dq(const MlaDevice *device, const MlaParams *params, void *workspace, MlaPlan *plan) {
-  const Tile *tile = choose_tile(dq_tiles, sizeof dq_tiles / sizeof *dq_tiles, device, params, params->sq, params->hq);
-  MlaType type = mla_multiplied_type(params);
-  MlaArguments arguments = {.params = *params};
-  MlaParams *p = &arguments.params;
+static int plan_dq(const MlaDevice *device, const MlaParams *p, void *workspace, MlaPlan *plan) {
+  const Tile *tile = choose_tile(dq_tiles, sizeof dq_tiles / sizeof *dq_tiles, dq_bytes, device, p, p->sq, p->hq);
+  MlaType type = mla_multiplied_type(p);
+  MlaArguments arguments = {.params = *p};
   if (!tile || type == MLA_FLOAT32 || !mla_is_aligned(&p->d_q, p->type) || !mla_is_aligned(&p->d_q_rope, p->type) ||
-      !mla_operands(plan, workspace, p, type))
+      !mla_gradient_operands(plan, workspace, &arguments, type))
     return 0;
-  MlaLaunch *launch = launch_tiles(plan, "sm80/mla_attention_dq", tile, type, p->sq, p->hq, &arguments);
-  launch->shared_bytes += exchange_bytes(tile);
+  launch_tiles(plan, "sm80/mla_attention_dq", tile, type, p->sq, p->hq, dq_bytes(tile), &arguments);
   return 1;
 }
 
-static int plan_dkv(const MlaDevice *device, const MlaParams *params, void *workspace, MlaPlan *plan) {
+static int plan_dkv(const MlaDevice *device, const MlaParams *p, void *workspace, MlaPlan *plan) {
   enum { ROPE_THREADS = 256, ROPE_NUMBERS = 4 };
-  const Tile *tile =
-      choose_tile(dkv_tiles, sizeof dkv_tiles / sizeof *dkv_tiles, device, params, params->skv, params->hkv);
-  MlaType type = mla_multiplied_type(params);
-  MlaArguments arguments = {.params = *params};
-  MlaParams *p = &arguments.params;
+  const Tile *tile = choose_tile(dkv_tiles, sizeof dkv_tiles / sizeof *dkv_tiles, dkv_bytes, device, p, p->skv, p->hkv);
+  MlaType type = mla_multiplied_type(p);
+  MlaArguments arguments = {.params = *p};
   if (!tile || type == MLA_FLOAT32 || !mla_is_aligned(&p->d_k, p->type) || !mla_is_aligned(&p->d_k_rope, p->type) ||
-      !mla_is_aligned(&p->d_v, p->type) || !mla_operands(plan, workspace, p, type))
+      !mla_is_aligned(&p->d_v, p->type) || !mla_gradient_operands(plan, workspace, &arguments, type))
     return 0;
   int64_t rope_numbers = (int64_t)p->batch * p->skv * p->dr;
   int is_summed = p->dr && p->hkv > 1 && p->d_k_rope.head == 0;
   if (is_summed) arguments.partial_out = mla_take(plan, workspace, (size_t)(rope_numbers * p->hkv) * sizeof(float));
-  MlaLaunch *launch = launch_tiles(plan, "sm80/mla_attention_dkv", tile, type, p->skv, p->hkv, &arguments);
-  launch->shared_bytes += 2 * exchange_bytes(tile) + 2 * 2 * (unsigned)tile->walked * sizeof(float); /* lse, delta */
+  launch_tiles(plan, "sm80/mla_attention_dkv", tile, type, p->skv, p->hkv, dkv_bytes(tile), &arguments);
   if (is_summed) {
-    launch = mla_launch(plan, "sm80/mla_attention_dkv", "mla_attention_dkv_rope", &arguments);
+    MlaLaunch *launch = mla_launch(plan, "sm80/mla_attention_dkv", "mla_attention_dkv_rope", &arguments);
     launch->threads = ROPE_THREADS;
     launch->grid[0] = blocks_of(rope_numbers, ROPE_THREADS * ROPE_NUMBERS);
   }

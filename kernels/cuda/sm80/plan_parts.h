@@ -7,12 +7,22 @@
 /* The 16-bit type that the tensors are multiplied as, or MLA_FLOAT32 if it is none. */
 MlaType mla_multiplied_type(const MlaParams *params);
 
+/* What a block may have of the shared memory of a multiprocessor. */
+unsigned mla_shared_bytes(const MlaDevice *device);
+
 /* Whether every row begins at 16 bytes. */
 int mla_is_aligned(const MlaRows *rows, MlaType type);
 
 /* q, k, v, k_rope and, where there is one, d_out of an attention as operands of `type`: as they are, or converted. Returns 0
    if they cannot be copied 16 bytes at a time. */
 int mla_operands(MlaPlan *plan, void *workspace, MlaParams *params, MlaType type);
+
+/* The same for gradients. Where floats become halves, d_out comes multiplied by a power of two, so that its small numbers
+   are halves too; partial_lse is then where the GPU puts the power, else NULL. */
+int mla_gradient_operands(MlaPlan *plan, void *workspace, MlaArguments *arguments, MlaType type);
+
+/* Adds the merge of a decode's splits, whose partial results are in the workspace. */
+void mla_plan_merge(const MlaArguments *arguments, MlaPlan *plan);
 
 MlaFamily mla_plan_sm80_attention, mla_plan_sm80_backward, mla_plan_sm80_decode;
 

@@ -7,46 +7,65 @@
 
 constexpr int CHUNK = 8; /* numbers in 16 bytes */
 
+
+/* 16x16 blocks of a tile as a lane reads them. Places that are constants cost no instruction but for a few first ones. */
+template <int COLUMNS>
+struct Blocks {
+  static_assert(COLUMNS % 32 == 0 || COLUMNS == 16, "eight rows fill all banks");
+  static constexpr int TURNS = COLUMNS % 64 == 0 ? 8 : COLUMNS == 16 ? 2 : 4;
+
+  unsigned start; /* of the block at 0, 0 */
+
+  __device__ unsigned at(int row, int column) const {
+    const int chunk = column / CHUNK;
+    return (start ^ chunk % TURNS * 16) + (chunk / TURNS * TURNS * 16 + row * COLUMNS * 2);
+  }
+};
+
 template <typename T, int ROWS, int COLUMNS>
 struct Tile {
-  static_assert(COLUMNS % 32 == 0 || COLUMNS == 16, "eight rows fill all banks");
+  static constexpr int TURNS = Blocks<COLUMNS>::TURNS;
   static constexpr int CHUNKS = COLUMNS / CHUNK;
   static constexpr int BYTES = ROWS * COLUMNS * 2;
 
   unsigned start; /* address in shared memory */
 
   __device__ unsigned address(int row, int chunk) const {
-    int turn = COLUMNS % 64 == 0 ? row & 7 : COLUMNS == 16 ? row >> 2 & 1 : row >> 1 & 3;
+    const int turn = row / (8 / TURNS) % TURNS;
     return start + row * COLUMNS * 2 + (chunk ^ turn) * 16;
+  }
+
+  /* Blocks from a row on, a multiple of 8, and from a column of the first chunks on that turn together. Read as they are they are left sides of products; transposed, depth first, they
+     are two times two registers of right sides. */
+  __device__ Blocks<COLUMNS> blocks(int row = 0, int column = 0) const {
+    const int lane = threadIdx.x % 32;
+    return {address(row + lane % 16, column / CHUNK + lane / 16)};
+  }
+  /* The same of right sides whose columns are rows here, two times two registers as they are. */
+  __device__ Blocks<COLUMNS> right_blocks(int row = 0) const {
+    const int lane = threadIdx.x % 32;
+    return {address(row + lane % 8 + lane / 16 * 8, lane / 8 % 2)};
   }
 
   /* The left side of a product: rows [row, row + 16), columns [column, column + 16). */
   __device__ void load_left(unsigned (&to)[4], int row, int column) const {
-    int lane = threadIdx.x % 32;
-    load_matrices(to, address(row + lane % 16, column / CHUNK + lane / 16));
+    load_matrices(to, blocks(row).at(0, column));
   }
   /* Puts what load_left gets. */
   __device__ void store_left(const unsigned (&from)[4], int row, int column) const {
-    int lane = threadIdx.x % 32;
+    const int lane = threadIdx.x % 32;
 #pragma unroll
     for (int i = 0; i < 4; i++)
       store_shared(address(row + lane / 4 + i % 2 * 8, column / CHUNK + i / 2) + lane % 4 * 4, from[i]);
   }
-  /* The same of the transposed tile: its rows [row, row + 16) are columns here. */
-  __device__ void load_left_transposed(unsigned (&to)[4], int row, int column) const {
-    int lane = threadIdx.x % 32;
-    load_matrices_transposed(to, address(column + lane % 8 + lane / 16 * 8, row / CHUNK + lane / 8 % 2));
-  }
   /* The right side, of columns that are rows here: product columns [row, row + 16) as two times two registers, depth
      [column, column + 16). */
   __device__ void load_right(unsigned (&to)[4], int row, int column) const {
-    int lane = threadIdx.x % 32;
-    load_matrices(to, address(row + lane % 8 + lane / 16 * 8, column / CHUNK + lane / 8 % 2));
+    load_matrices(to, right_blocks(row).at(0, column));
   }
   /* The right side as it lies: depth [row, row + 16), product columns [column, column + 16). */
   __device__ void load_right_transposed(unsigned (&to)[4], int row, int column) const {
-    int lane = threadIdx.x % 32;
-    load_matrices_transposed(to, address(row + lane % 16, column / CHUNK + lane / 16));
+    load_matrices_transposed(to, blocks(row).at(0, column));
   }
 };
 
@@ -70,14 +89,18 @@ struct HeadRows {
         rope_stride(rope_rows.position),
         dn(dn) {}
 
-  /* For one position. */
+  /* From one position on. */
   struct Row {
     const T *nope, *rope;
     int dn;
     __device__ const T *at(int column) const { return (column < dn ? nope : rope) + column; }
   };
-  __device__ Row operator[](int64_t position) const {
+  __device__ Row operator[](int position) const {
     return {nope + position * nope_stride, rope + position * rope_stride - dn, dn};
+  }
+  __device__ void move(Row &row, int positions) const {
+    row.nope += positions * nope_stride;
+    row.rope += positions * rope_stride;
   }
 };
 
@@ -85,15 +108,16 @@ struct HeadRows {
 template <int THREADS, typename T, int ROWS, int COLUMNS>
 __device__ inline void copy_rows(const Tile<T, ROWS, COLUMNS> &tile, const HeadRows<T> &rows, int first, int lo, int hi) {
   constexpr int LANES = COLUMNS % 64 == 0 ? 8 : 4; /* neighbours that copy of one row */
+  constexpr int ROWS_AT_ONCE = THREADS / LANES;
   const int chunk = threadIdx.x % LANES, thread_row = threadIdx.x / LANES;
+  typename HeadRows<T>::Row row = rows[first + thread_row];
 #pragma unroll
-  for (int i = 0; i < ROWS; i += THREADS / LANES) {
-    if (ROWS % (THREADS / LANES) != 0 && i + thread_row >= ROWS) break;
+  for (int i = 0; i < ROWS; i += ROWS_AT_ONCE) {
+    if (ROWS % ROWS_AT_ONCE != 0 && i + thread_row >= ROWS) break;
     const int position = first + i + thread_row;
-    const bool is_there = position >= lo && position < hi;
-    const typename HeadRows<T>::Row row = rows[is_there ? position : lo];
 #pragma unroll
     for (int c = 0; c < COLUMNS / CHUNK; c += LANES)
-      copy_async(tile.address(i + thread_row, c + chunk), row.at((c + chunk) * CHUNK), is_there);
+      copy_async(tile.address(i + thread_row, c + chunk), row.at((c + chunk) * CHUNK), position >= lo && position < hi);
+    rows.move(row, ROWS_AT_ONCE);
   }
 }
