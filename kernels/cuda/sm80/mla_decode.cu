@@ -84,13 +84,13 @@ __device__ inline void decode(const MlaArguments &a) {
   const int tiles = (max(keys.hi - keys.lo, 0) + BLOCK_K - 1) / BLOCK_K;
 
   auto stage_of = [&](unsigned tile) { return start + tile % STAGES * KTile::BYTES; };
-  CacheWalk<T, E> walk(p, batch, keys);
   auto copy = [&](int tile) {
-    if (tile < tiles) walk.copy(stage_of(tile));
+    if (tile < tiles)
+      stage_rows(KTile{stage_of(tile)}, HeadRows<E>(p.k, p.k_rope, DN, batch, 0), keys.lo + tile * BLOCK_K, keys.hi);
     commit_copies();
   };
   const QTile q_tile{stage_of(FIRST_TILES)};
-  copy_left(q_tile, PackedRows<E>(p.q, p.q_rope, DN, batch, p.hq), first_row, rows);
+  stage_rows(q_tile, PackedRows<E>(p.q, p.q_rope, DN, batch, p.hq), first_row, rows);
   commit_copies();
 #pragma unroll 1
   for (int tile = 0; tile < FIRST_TILES; tile++) copy(tile);

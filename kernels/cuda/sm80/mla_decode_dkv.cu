@@ -149,7 +149,7 @@ __device__ inline void dkv(const MlaParams &p) {
   /* the keys come through the stages of the next two tiles */
   const Tile<T, BLOCK_K, DQK> k_tile{stages + Stage<T>::BYTES};
   copy(0);
-  copy_left(k_tile, HeadRows<E>(p.k, p.k_rope, DN, batch, 0), first_key, visibility.kv_length);
+  stage_rows(k_tile, HeadRows<E>(p.k, p.k_rope, DN, batch, 0), first_key, visibility.kv_length);
   commit_copies();
   wait_for_copies<0>();
   __syncthreads();
