@@ -48,7 +48,7 @@ typedef struct {
 #define TILE(BLOCK_Q, STAGES) {BLOCK_Q, MLA_DECODE_SHARED(BLOCK_Q, STAGES), FUNCTIONS("mla_decode", "_" #BLOCK_Q)},
 static const Tile tiles[] = {MLA_DECODE_TILES(TILE)};
 
-static void plan_merge(const MlaArguments *arguments, MlaPlan *plan) {
+void mla_plan_merge(const MlaArguments *arguments, MlaPlan *plan) {
   const MlaParams *p = &arguments->params;
   static const char *const functions[] = {
       [MLA_FLOAT32] = "mla_merge_f32", [MLA_FLOAT16] = "mla_merge_f16", [MLA_BFLOAT16] = "mla_merge_bf16"};
@@ -78,7 +78,7 @@ static int plan_forward(const MlaDevice *device, const MlaParams *p, void *works
   launch->grid[0] = (unsigned)blocks;
   launch->grid[1] = (unsigned)arguments.splits;
   launch->grid[2] = (unsigned)p->batch;
-  if (arguments.splits > 1) plan_merge(&arguments, plan);
+  if (arguments.splits > 1) mla_plan_merge(&arguments, plan);
   return 1;
 }
 
