@@ -1,8 +1,10 @@
-/* MLAAttentionDkv and MLADecodeDkv, B2, B3, B5-B7 of gradients/README.md. A block owns some keys and walks over the rows that
-   see them, of all query heads that read their head, packed as in query_tile.cuh; all products are transposed:
-     scoresᵀ = K·Qᵀ → Pᵀ = exp(scores − lse) → dV += Pᵀ·dOut; dPᵀ = V·dOutᵀ → dSᵀ = P·(dP − delta) → dK += dSᵀ·Q
-   The rope part of dK is summed over the heads: partial_out is [hkv, batch, skv, dr] where there are several of them, and
-   mla_attention_dkv_rope adds them up. In decode the latent is key and value, and one sum takes both. */
+/* MLAAttentionDkv and MLADecodeDkv, B2, B3, B5-B7 of gradients/README.md. A block owns some keys and walks over the
+   rows that see them, of all query heads that read their head, packed as in query_tile.cuh; all products are
+   transposed:
+     scoresᵀ = K·Qᵀ → Pᵀ = exp(scores − lse) → dV += Pᵀ·dOut
+     dPᵀ = V·dOutᵀ → dSᵀ = P·(dP − delta) → dK += dSᵀ·Q
+   The rope part of dK is summed over the heads: partial_out is [hkv, batch, skv, dr] where there are several of them,
+   and mla_attention_dkv_rope adds them up. In decode the latent is key and value, and one sum takes both. */
 #include "../plan.h"
 #include "../visibility.cuh"
 #include "results.cuh"
@@ -163,9 +165,12 @@ static __device__ __forceinline__ void key_value_gradient(const MlaArguments &a)
   for (int i = 0; i < T::Rows::COUNT; i++) {
     if (!tile.exists(T::row(i))) continue;
     int key = tile.first_key + T::row(i);
-    write_sums<CK, IS_FAST>(target(p.d_k, p.type, tile.batch, key, tile.kv_head, 0, p.dn), d_k[i], T::lane(), k_column, 1);
-    if constexpr (!IS_DECODE)
-      write_sums<CV, IS_FAST>(target(p.d_v, p.type, tile.batch, key, tile.kv_head, 0, p.dv), d_v[i], T::lane(), v_column, 1);
+    Target nope = target(p.d_k, p.type, tile.batch, key, tile.kv_head, 0, p.dn);
+    write_sums<CK, IS_FAST>(nope, d_k[i], T::lane(), k_column, 1);
+    if constexpr (!IS_DECODE) {
+      Target value = target(p.d_v, p.type, tile.batch, key, tile.kv_head, 0, p.dv);
+      write_sums<CV, IS_FAST>(value, d_v[i], T::lane(), v_column, 1);
+    }
     if (p.dr == 0) continue;
     int64_t part = ((int64_t)tile.kv_head * p.batch + tile.batch) * p.skv + key;
     Target rope = p.hkv > 1 ? float_target((float *)a.partial_out, part, p.dn, p.dr)

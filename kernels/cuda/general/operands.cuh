@@ -1,5 +1,5 @@
-/* The operands of products: rows in memory, of any type, that become float32 in shared memory. Rows and columns that do not
-   exist, or lie past a length, become zeros and are not read.
+/* The operands of products: rows in memory, of any type, that become float32 in shared memory. Rows and columns that
+   do not exist, or lie past a length, become zeros and are not read.
 
    IS_FAST says that all tensors are float32, that dn, dr and dv are whole chunks, and that starts and strides allow 16
    bytes at once (is_fast of plan.c). */
@@ -12,8 +12,8 @@
 constexpr int THREADS = MLA_GENERAL_THREADS, WALK = MLA_GENERAL_WALK;
 constexpr int CHUNK = MLA_GENERAL_CHUNK;
 
-/* The rows of one head, or those of the `group` query heads that share a key head: position by position, and at each through
-   the heads. The columns are [nope | rope], of two tensors. */
+/* The rows of one head, or those of the `group` query heads that share a key head: position by position, and at each
+   through the heads. The columns are [nope | rope], of two tensors. */
 struct Operand {
   const MlaRows &nope, &rope;
   int64_t nope_start, rope_start; /* of the batch entry and the first head */
@@ -32,8 +32,11 @@ struct Operand {
 
 static __device__ __forceinline__ Operand operand(const MlaRows &nope, int dn, const MlaRows &rope, int dr, int batch,
                                                   int head, int group, int rows, MlaType type) {
-  return {nope, rope, batch * nope.batch + head * nope.head, dr ? batch * rope.batch + head * rope.head : 0, dn, dn + dr,
-          group, rows, group > 1 ? (uint32_t)(0xffffffffu / group + 1) : 0, type, is_aligned(nope, type, dn) && (dr == 0 || is_aligned(rope, type, dr))};
+  int64_t nope_start = batch * nope.batch + head * nope.head;
+  int64_t rope_start = dr ? batch * rope.batch + head * rope.head : 0;
+  uint32_t reciprocal = group > 1 ? 0xffffffffu / group + 1 : 0;
+  bool are_aligned = is_aligned(nope, type, dn) && (dr == 0 || is_aligned(rope, type, dr));
+  return {nope, rope, nope_start, rope_start, dn, dn + dr, group, rows, reciprocal, type, are_aligned};
 }
 
 static __device__ __forceinline__ Operand query_operand(const MlaParams &p, int batch, int kv_head, int q_length) {
@@ -56,7 +59,8 @@ template <int COUNT>
 static __device__ __forceinline__ void copy_floats(float *to, const float *from, bool exists) {
   uint32_t at = (uint32_t)__cvta_generic_to_shared(to);
   int bytes = exists ? 4 * COUNT : 0;
-  if constexpr (COUNT == 4) asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(at), "l"(from), "r"(bytes));
+  if constexpr (COUNT == 4)
+    asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(at), "l"(from), "r"(bytes));
   else asm volatile("cp.async.ca.shared.global [%0], [%1], 4, %2;" ::"r"(at), "l"(from), "r"(bytes));
 }
 
@@ -82,22 +86,15 @@ static __device__ __forceinline__ void stage_columns(float *to, int step, const 
   }
 }
 
-/* COLUMNS columns of ROWS rows of any operand. */
-template <int ROWS, int COLUMNS>
-static __device__ __forceinline__ void stage_any(float *to, int row_step, int column_step, const Operand &o, int first_row,
-                                                 int first_column) {
-  if (o.is_aligned) {
+/* COLUMNS columns of ROWS rows of any operand, COUNT columns at a time. */
+template <int ROWS, int COLUMNS, int COUNT>
+static __device__ __forceinline__ void stage_any(float *to, int row_step, int column_step, const Operand &o,
+                                                 int first_row, int first_column) {
 #pragma unroll 2
-    for (int four = threadIdx.x; four < ROWS * COLUMNS / 4; four += THREADS) {
-      int row = four / (COLUMNS / 4), column = four % (COLUMNS / 4) * 4;
-      stage_columns<4>(to + row * row_step + column * column_step, column_step, o, first_row + row, first_column + column);
-    }
-  } else {
-#pragma unroll 2
-    for (int n = threadIdx.x; n < ROWS * COLUMNS; n += THREADS) {
-      int row = n / COLUMNS, column = n % COLUMNS;
-      stage_columns<1>(to + row * row_step + column * column_step, column_step, o, first_row + row, first_column + column);
-    }
+  for (int n = threadIdx.x; n < ROWS * COLUMNS / COUNT; n += THREADS) {
+    int row = n / (COLUMNS / COUNT), column = n % (COLUMNS / COUNT) * COUNT;
+    float *at = to + row * row_step + column * column_step;
+    stage_columns<COUNT>(at, column_step, o, first_row + row, first_column + column);
   }
 }
 
@@ -129,8 +126,10 @@ static __device__ __forceinline__ void stage_chunk(float *to, const Operand &o, 
 #pragma unroll
       for (int c = 0; c < CHUNK; c += 8) copy_floats<1>(to + c * STRIDE + n, from + c, exists);
     }
+  } else if (o.is_aligned) {
+    stage_any<ROWS, CHUNK, 4>(to, 1, STRIDE, o, first_row, first_column);
   } else {
-    stage_any<ROWS, CHUNK>(to, 1, STRIDE, o, first_row, first_column);
+    stage_any<ROWS, CHUNK, 1>(to, 1, STRIDE, o, first_row, first_column);
   }
 }
 
@@ -150,8 +149,10 @@ static __device__ __forceinline__ void stage_rows(float *to, const Operand &o, i
       const float *from = (column + c < o.dn ? nope : rope) + column + c;
       copy_floats<4>(to + c, from, first_row + row < o.rows && column + c < o.depth);
     }
+  } else if (o.is_aligned) {
+    stage_any<ROWS, COLUMNS, 4>(to, COLUMNS, 1, o, first_row, first_column);
   } else {
-    stage_any<ROWS, COLUMNS>(to, COLUMNS, 1, o, first_row, first_column);
+    stage_any<ROWS, COLUMNS, 1>(to, COLUMNS, 1, o, first_row, first_column);
   }
 }
 

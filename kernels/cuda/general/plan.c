@@ -86,8 +86,8 @@ static const Tiling *tiling_of(const Tiling *tilings, size_t count, int columns)
 
 /* Plans what query_tile.cuh says: `columns` of a result for each row of queries. Where there are fewer blocks than
    multiprocessors they share the keys; returns whether they do. */
-static int plan_query_tiles(const MlaDevice *device, MlaPlan *plan, const char *module, const Tiling *tiling, int columns,
-                            void *workspace, MlaArguments *arguments) {
+static int plan_query_tiles(const MlaDevice *device, MlaPlan *plan, const char *module, const Tiling *tiling,
+                            int columns, void *workspace, MlaArguments *arguments) {
   const MlaParams *p = &arguments->params;
   int64_t blocks = tiles_of((int64_t)p->sq * (p->hq / p->hkv), tiling->rows) * p->batch * p->hkv *
                    tiles_of(columns, tiling->columns);

@@ -1,5 +1,5 @@
-/* The product that everything is made of, on float32 multiply-adds: sums[i][j] += Σ_k left[k][i] · right[k][j], where both
-   sides lie in shared memory with the depth k outermost. A thread has a block of the sums in registers. */
+/* The product that everything is made of, on float32 multiply-adds: sums[i][j] += Σ_k left[k][i] · right[k][j], where
+   both sides lie in shared memory with the depth k outermost. A thread has a block of the sums in registers. */
 #ifndef MLA_GENERAL_PRODUCTS_CUH
 #define MLA_GENERAL_PRODUCTS_CUH
 
@@ -63,8 +63,8 @@ static __device__ __forceinline__ void clear(float (&sums)[M][N]) {
     for (int j = 0; j < N; j++) sums[i][j] = 0;
 }
 
-/* The weights of a tile in shared memory, [WALK][ROWS]; fours are mixed so that threads side by side, which have walked rows
-   four apart, write to different banks. */
+/* The weights of a tile in shared memory, [WALK][ROWS]; fours are mixed so that threads side by side, which have
+   walked rows four apart, write to different banks. */
 template <class T>
 struct Weights {
   float *memory;

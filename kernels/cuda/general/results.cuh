@@ -43,7 +43,8 @@ template <class C, bool IS_FAST>
 static __device__ __forceinline__ void write_sums(const Target &to, const float (&sums)[C::COUNT], int lane,
                                                   int first_column, float factor) {
 #pragma unroll
-  for (int c = 0; c < C::IN_FOURS; c += 4) write_columns<IS_FAST, 4>(to, sums + c, first_column + C::index(lane, c), factor);
+  for (int c = 0; c < C::IN_FOURS; c += 4)
+    write_columns<IS_FAST, 4>(to, sums + c, first_column + C::index(lane, c), factor);
   if constexpr (C::COUNT > C::IN_FOURS)
     write_columns<IS_FAST, 2>(to, sums + C::IN_FOURS, first_column + C::index(lane, C::IN_FOURS), factor);
 }
