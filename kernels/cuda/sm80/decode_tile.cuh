@@ -103,7 +103,6 @@ struct Left {
   }
 };
 
-
 /* Parts of products in shared memory, [DEPTH_GROUPS][ROWS][COLUMNS]. Groups of four columns change places with the row's
    number, so that neither the lanes of multiply_parts nor those of `sum` meet in a bank. */
 template <int ROWS, int COLUMNS>

@@ -146,8 +146,8 @@ __device__ inline void decode(const MlaArguments &a) {
   /* F2, F3, F4 */
   if (is_weigher) {
     const float total = sum_of_lanes<LANES>(online.total);
-    const float lse = total > 0 ? online.reference * LN_2 + logf(total) : -INFINITY;
-    if (is_first_lane) store_shared(factors + own_row * 4, __float_as_uint(total > 0 ? 1 / total : 0));
+    const float lse = total == 0 ? -INFINITY : online.reference * LN_2 + logf(total);
+    if (is_first_lane) store_shared(factors + own_row * 4, __float_as_uint(total == 0 ? 0 : 1 / total));
     if (is_first_lane && is_row)
       (a.splits > 1 ? a.partial_lse[first_partial + own_row] : p.lse[stat_index(p, batch, first_row + own_row)]) = lse;
   }

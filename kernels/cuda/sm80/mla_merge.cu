@@ -71,7 +71,7 @@ __device__ inline void merge(const MlaArguments &a) {
 #pragma unroll
     for (int n = 0; n < BATCH; n++) {
       const float weight = split + n * warps < a.splits ? weight_of(split + n * warps) : 0;
-      if (weight > 0)
+      if (weight != 0)
 #pragma unroll
         for (int i = 0; i < 8; i++) sum[i] += weight * parts[n][i];
     }
@@ -82,7 +82,7 @@ __device__ inline void merge(const MlaArguments &a) {
   __syncthreads();
 
   const int position = row / p.hq, head = row % p.hq;
-  const float factor = total > 0 ? 1 / total : 0;
+  const float factor = total == 0 ? 0 : 1 / total;
   E *out = static_cast<E *>(p.out.start) + batch * p.out.batch + position * p.out.position + head * p.out.head +
            blockIdx.y * MLA_MERGE_COLUMNS;
   for (int column = threadIdx.x; column < MLA_MERGE_COLUMNS; column += blockDim.x) {
@@ -91,7 +91,7 @@ __device__ inline void merge(const MlaArguments &a) {
     out[column] = static_cast<E>(all * factor);
   }
   if (blockIdx.y == 0 && threadIdx.x == 0)
-    p.lse[((int64_t)batch * p.hq + head) * p.sq + position] = total > 0 ? most + logf(total) : -INFINITY;
+    p.lse[((int64_t)batch * p.hq + head) * p.sq + position] = total == 0 ? -INFINITY : most + logf(total);
 }
 
 #define KERNEL(NAME, E)                                                                       \
