@@ -79,6 +79,7 @@ struct Dkv {
   __device__ void produce_rows() {
     const MlaParams &p = a.params;
     Stage<Q_STAGES> stage;
+    float power = GradientScale<T>::d_out_power(a.partial_lse);
     for (int round = 0, part; (part = part_of_round(round)) < Block::parts(p); round++) {
       Block block(a, part);
       for (int n = 0; n < block.tiles; n++) {
@@ -87,8 +88,8 @@ struct Dkv {
         for (int row = threadIdx.x % 32; row < BLOCK_Q; row += 32) {
           int query = block.query(n) + row;
           bool is_there = query < block.visibility.q_length;
-          shared.reference[stage.index][row] = is_there ? weight_reference(p.lse[rows + query]) : INFINITY;
-          shared.delta[stage.index][row] = is_there ? p.delta[rows + query] : 0;
+          shared.reference[stage.index][row] = is_there ? weight_reference(p.lse[rows + query]) - GradientScale<T>::WEIGHT_EXPONENT : INFINITY;
+          shared.delta[stage.index][row] = is_there ? p.delta[rows + query] * power : 0;
         }
         shared.q_full[stage.index].arrive();
         stage.advance();
@@ -103,7 +104,7 @@ struct Dkv {
   using Left = unsigned[BLOCK_Q / 16][4];
 
   /* F3: weights of a tile's scores; the queries are columns here. */
-  __device__ void weigh(Left &weights, float (&scores)[BLOCK_Q / 2], const float (&reference)[BLOCK_Q]) {
+  __device__ void weigh(Left &weights, const float (&scores)[BLOCK_Q / 2], const float (&reference)[BLOCK_Q]) {
     float scale = a.params.softmax_scale * LOG2_E;
 #pragma unroll
     for (int n = 0; n < BLOCK_Q / 8; n++) {
@@ -114,22 +115,21 @@ struct Dkv {
                                              weight(scores[4 * n + 2 * i + 1], scale, references.y), T());
     }
   }
-  /* B3: makes dS of the weights, in their place. */
-  __device__ void differentiate(Left &weights, const float (&d_weights)[BLOCK_Q / 2], const float (&delta)[BLOCK_Q]) {
+  /* B3: makes dS of dP. */
+  __device__ void differentiate(float (&d_weights)[BLOCK_Q / 2], const Left &weights, const float (&delta)[BLOCK_Q]) {
 #pragma unroll
     for (int n = 0; n < BLOCK_Q / 8; n++) {
       float2 deltas = *reinterpret_cast<const float2 *>(&delta[n * 8 + threadIdx.x % 4 * 2]);
 #pragma unroll
       for (int i = 0; i < 2; i++) {
-        unsigned &pair = weights[n / 2][n % 2 * 2 + i];
-        float2 both = unpack(pair, T());
-        pair = pack(both.x * (d_weights[4 * n + 2 * i] - deltas.x), both.y * (d_weights[4 * n + 2 * i + 1] - deltas.y),
-                    T());
+        float2 pair = unpack(weights[n / 2][n % 2 * 2 + i], T());
+        d_weights[4 * n + 2 * i] = pair.x * (d_weights[4 * n + 2 * i] - deltas.x);
+        d_weights[4 * n + 2 * i + 1] = pair.y * (d_weights[4 * n + 2 * i + 1] - deltas.y);
       }
     }
   }
 
-  __device__ void write(const Block &block, int consumer, const Sums &sums) {
+  __device__ void write(const Block &block, int consumer, const Sums &sums, const GradientScale<T> &scale) {
     const MlaParams &p = a.params;
     int rope_column = (p.dn + PANEL - 1) / PANEL * PANEL;
 #pragma unroll
@@ -137,17 +137,19 @@ struct Dkv {
       int key = block.first_key + consumer * WARPGROUP_ROWS + row_of_thread() + 8 * i;
       Range seen = block.visibility.queries_of(key);
       bool is_there = key < p.skv, is_seen = seen.lo < seen.hi;
+      float factor = p.softmax_scale * scale.gradient_factor(i);
       Out *nope = is_there ? row_of<Out>(p.d_k, block.batch, key, block.kv_head) : nullptr, *none = nullptr;
       if (a.partial_out) {
         int64_t place = (static_cast<int64_t>(block.batch) * p.hkv + block.kv_head) * p.skv + key;
         float *rope = is_there ? static_cast<float *>(a.partial_out) + place * p.dr : nullptr, *no_nope = nullptr;
-        write_row(nope, none, sums.dk, i, p.dn, rope_column, 0, p.softmax_scale, is_seen);
-        write_row(no_nope, rope, sums.dk, i, 0, rope_column, p.dr, p.softmax_scale, is_seen);
+        write_row(nope, none, sums.dk, i, p.dn, rope_column, 0, factor, is_seen);
+        write_row(no_nope, rope, sums.dk, i, 0, rope_column, p.dr, factor, is_seen);
       } else {
         Out *rope = is_there && p.dr ? row_of<Out>(p.d_k_rope, block.batch, key, block.kv_head) : nullptr;
-        write_row(nope, rope, sums.dk, i, p.dn, rope_column, p.dr, p.softmax_scale, is_seen);
+        write_row(nope, rope, sums.dk, i, p.dn, rope_column, p.dr, factor, is_seen);
       }
-      write_row(is_there ? row_of<Out>(p.d_v, block.batch, key, block.kv_head) : none, sums.dv, i, p.dv, 1, is_seen);
+      write_row(is_there ? row_of<Out>(p.d_v, block.batch, key, block.kv_head) : none, sums.dv, i, p.dv,
+                scale.weight_factor(), is_seen);
     }
   }
 
@@ -199,7 +201,7 @@ struct Dkv {
   }
 
   /* One tile of queries. Leaves the addition to dK under way. */
-  __device__ void step(bool is_first, Walk &walk, Sums &sums, Left &left) {
+  __device__ void step(bool is_first, Walk &walk, Sums &sums, GradientScale<T> &scale, Left &left) {
     int q_index = walk.q_stage.index, d_out_index = walk.d_out_stage.index;
     float scores[BLOCK_Q / 2];
     shared.q_full[q_index].wait(walk.q_stage.parity);
@@ -213,7 +215,9 @@ struct Dkv {
     begin_product(scores, shared.v, walk.consumer * WARPGROUP_ROWS, shared.d_out[d_out_index]);
     begin_addition(sums.dv, left, shared.d_out[d_out_index]);
     wait_for_products<0>(scores);
-    differentiate(left, scores, shared.delta[q_index]);
+    differentiate(scores, left, shared.delta[q_index]);
+    scale.fit(scores, sums.dk);
+    pack_left(left, scores, T());
     begin_addition(sums.dk, left, shared.q[q_index]);
     walk.advance();
   }
@@ -234,6 +238,7 @@ struct Dkv {
         tiles = block.tiles;
       }
       Sums sums;
+      GradientScale<T> scale(a.partial_lse);
       Left left;
 #pragma unroll
       for (int i = 0; i < HEAD_QK / 2; i++) sums.dk[i] = 0;
@@ -242,13 +247,13 @@ struct Dkv {
       if (tiles > 0) {
         shared.k_full.wait(k_parity);
         k_parity ^= 1;
-        for (int n = 0; n < tiles; n++) step(n == 0, walk, sums, left);
+        for (int n = 0; n < tiles; n++) step(n == 0, walk, sums, scale, left);
         wait_for_products<0>(sums.dk);
         pin(sums.dv);
         leave_last(walk);
         leave(shared.k_empty);
       }
-      write(Block(a, forget(part)), consumer, sums);
+      write(Block(a, forget(part)), consumer, sums, scale);
     }
   }
 

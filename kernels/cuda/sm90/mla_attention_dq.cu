@@ -80,7 +80,8 @@ struct Dq {
     named_sync(CLEARED, CONSUMER_THREADS);
   }
 
-  __device__ void write(const Block &block, int row, const float (&sums)[HEAD_QK / 2], const Range (&seen)[2]) {
+  __device__ void write(const Block &block, int row, const float (&sums)[HEAD_QK / 2], const GradientScale<T> &scale,
+                        const Range (&seen)[2]) {
     const MlaParams &p = a.params;
     int rope_column = (p.dn + PANEL - 1) / PANEL * PANEL;
 #pragma unroll
@@ -89,13 +90,14 @@ struct Dq {
       bool is_there = query < p.sq;
       Out *nope = is_there ? row_of<Out>(p.d_q, block.batch, query, block.head) : nullptr;
       Out *rope = is_there && p.dr ? row_of<Out>(p.d_q_rope, block.batch, query, block.head) : nullptr;
-      write_row(nope, rope, sums, i, p.dn, rope_column, p.dr, p.softmax_scale, seen[i].lo < seen[i].hi);
+      write_row(nope, rope, sums, i, p.dn, rope_column, p.dr,
+                p.softmax_scale * scale.gradient_factor(i), seen[i].lo < seen[i].hi);
     }
   }
 
   __device__ void consume(int consumer) {
     const MlaParams &p = a.params;
-    float scale = p.softmax_scale * LOG2_E;
+    float score_scale = p.softmax_scale * LOG2_E;
     Stage<K_STAGES> k_stage;
     Stage<V_STAGES> v_stage;
     int q_parity = 0;
@@ -103,6 +105,7 @@ struct Dq {
       Block block(a, part);
       int first_row = block.first_query + consumer * WARPGROUP_ROWS, row = first_row + row_of_thread();
       Range seen[2] = {block.visibility.keys_of(row), block.visibility.keys_of(row + 8)};
+      GradientScale<T> scale(a.partial_lse);
       float reference[2], delta[2], scores[BLOCK_K / 2], d_weights[BLOCK_K / 2], sums[HEAD_QK / 2];
       unsigned d_scores[BLOCK_K / 16][4];
 #pragma unroll
@@ -110,7 +113,7 @@ struct Dq {
         bool is_there = row + 8 * i < block.visibility.q_length;
         int64_t index = (static_cast<int64_t>(block.batch) * p.hq + block.head) * p.sq + row + 8 * i;
         reference[i] = is_there ? weight_reference(p.lse[index]) : INFINITY;
-        delta[i] = is_there ? p.delta[index] : 0;
+        delta[i] = is_there ? p.delta[index] * scale.d_out_power(a.partial_lse) : 0;
       }
 #pragma unroll
       for (int i = 0; i < HEAD_QK / 2; i++) sums[i] = 0;
@@ -133,11 +136,12 @@ struct Dq {
         if (!block.visibility.is_whole(first_row, WARPGROUP_ROWS, block.key(n), BLOCK_K))
           hide_unseen(scores, seen, block.key(n));
 #pragma unroll
-        for (int i = 0; i < BLOCK_K / 2; i++) scores[i] = weight(scores[i], scale, reference[i / 2 % 2]);
+        for (int i = 0; i < BLOCK_K / 2; i++) scores[i] = weight(scores[i], score_scale, reference[i / 2 % 2]);
         wait_for_products<0>(d_weights);
         leave(shared.v_empty[v_stage.index]);
 #pragma unroll
         for (int i = 0; i < BLOCK_K / 2; i++) d_weights[i] = scores[i] * (d_weights[i] - delta[i / 2 % 2]);
+        scale.fit(d_weights, sums);
         pack_left(d_scores, d_weights, T());
         begin_addition(sums, d_scores, shared.k[k_stage.index]);
         last = k_stage;
@@ -149,7 +153,7 @@ struct Dq {
         leave(shared.k_empty[last.index]);
         leave(shared.q_empty);
       }
-      write(block, row, sums, seen);
+      write(block, row, sums, scale, seen);
     }
   }
 
@@ -186,5 +190,4 @@ extern __shared__ __align__(1024) unsigned char shared_memory[];
   MLA_DQ_KERNEL(mla_attention_dq_f16_f32_##SIZES, __half, float, __VA_ARGS__)                                          \
   MLA_DQ_KERNEL(mla_attention_dq_bf16_f32_##SIZES, __nv_bfloat16, float, __VA_ARGS__)
 
-MLA_DQ_KERNELS(192_128_k96, 192, 128, 96, 3, 1)
-MLA_DQ_KERNELS(192_128_k64, 192, 128, 64, 4, 2)
+MLA_DQ_KERNELS(192_128, 192, 128, 64, 4, 2)

@@ -28,12 +28,9 @@ static const Form forward_forms[] = {
 };
 
 static const Form dq_forms[] = {
-    {192, 128, 128, 96, 3 * MLA_WARPGROUP, 1,
-     TILE_BYTES(128, 192 + 128) + 3 * TILE_BYTES(96, 192) + TILE_BYTES(96, 128) + BARRIER_BYTES,
-     NAMES("mla_attention_dq", "192_128_k96")},
     {192, 128, 128, 64, 3 * MLA_WARPGROUP, 1,
      TILE_BYTES(128, 192 + 128) + 4 * TILE_BYTES(64, 192) + 2 * TILE_BYTES(64, 128) + BARRIER_BYTES,
-     NAMES("mla_attention_dq", "192_128_k64")},
+     NAMES("mla_attention_dq", "192_128")},
 };
 
 static const Form dkv_forms[] = {
@@ -71,66 +68,74 @@ static int add_maps(MlaLaunch *launch, const MlaParams *p, MlaType type, const F
          mla_add_map(launch, type, &p->v, values) && (!p->d_out.start || mla_add_map(launch, type, &p->d_out, d_out));
 }
 
-/* Heads of which L2 holds `rows` rows of two tensors each, which `sharing` heads read. */
-static int section_heads(const Form *form, int rows, int sharing) {
-  int64_t heads = L2_BYTES / ((int64_t)rows * (form->head_qk + form->head_v) * 2) * sharing;
-  return heads < 1 ? 1 : heads > 1 << 16 ? 1 << 16 : (int)heads;
+/* `blocks` parts of `heads` heads, each with `rows` rows of two tensors that `sharing` heads read. Where there are but some
+   rounds of them, blocks of threads stay and begin the next part's copies while they end one. Where there are many, the GPU
+   deals them out, and L2 matters more: sections of heads (Turn in blocks.cuh) that it can hold. */
+static void deal(MlaLaunch *launch, const MlaDevice *device, const Form *form, int64_t blocks, int heads, int64_t rows,
+                 int sharing) {
+  enum { MANY_ROUNDS = 12 };
+  int64_t at_once = (int64_t)device->multiprocessors * form->blocks_per_multiprocessor;
+  int64_t section = L2_BYTES / (rows * (form->head_qk + form->head_v) * 2) * sharing;
+  int is_many = blocks > at_once * MANY_ROUNDS;
+  launch->grid[0] = (unsigned)(is_many || blocks < at_once ? blocks : at_once);
+  launch->arguments.splits = !is_many || section > heads ? heads : section < 1 ? 1 : (int)section;
 }
 
-static MlaLaunch *launch_form(MlaPlan *plan, const char *module, const Form *form, const MlaDevice *device,
-                              const MlaArguments *arguments, MlaType type, int64_t blocks) {
+static MlaLaunch *launch_form(MlaPlan *plan, const char *module, const Form *form, const MlaArguments *arguments,
+                              MlaType type) {
   const MlaParams *p = &arguments->params;
   const char *name = form->names[(type == MLA_BFLOAT16) + 2 * (p->type == MLA_FLOAT32)];
   MlaLaunch *launch = mla_launch(plan, module, name, arguments);
-  int64_t at_once = (int64_t)device->multiprocessors * form->blocks_per_multiprocessor;
-  launch->grid[0] = (unsigned)(blocks < at_once ? blocks : at_once);
   launch->threads = (unsigned)form->threads;
   launch->shared_bytes = (unsigned)form->shared_bytes;
   return add_maps(launch, p, type, form) ? launch : NULL;
+}
+
+/* The forward and dQ, whose parts are blocks of queries. */
+static int launch_queries(MlaPlan *plan, const char *module, const Form *form, const MlaDevice *device,
+                          const MlaArguments *arguments, MlaType type) {
+  const MlaParams *p = &arguments->params;
+  MlaLaunch *launch = launch_form(plan, module, form, arguments, type);
+  if (!launch) return 0;
+  int heads = p->batch * p->hq;
+  deal(launch, device, form, blocks_of(p->sq, form->block_q) * heads, heads, p->skv, p->hq / p->hkv);
+  return 1;
 }
 
 static int plan_forward(const MlaDevice *device, const MlaParams *params, MlaType type, void *workspace,
                         MlaPlan *plan) {
   const Form *form = CHOOSE(forward_forms, device, params);
   MlaArguments arguments = {.params = *params};
-  MlaParams *p = &arguments.params;
-  if (!form || !mla_operands(plan, workspace, p, type)) return 0;
-  arguments.splits = section_heads(form, p->skv, p->hq / p->hkv);
-  return launch_form(plan, "sm90/mla_attention", form, device, &arguments, type,
-                     blocks_of(p->sq, form->block_q) * p->batch * p->hq) != NULL;
+  return form && mla_operands(plan, workspace, &arguments.params, type) &&
+         launch_queries(plan, "sm90/mla_attention", form, device, &arguments, type);
 }
 
-static int plan_dq(const MlaDevice *device, const MlaParams *params, MlaType type, void *workspace, MlaPlan *plan) {
-  const Form *form = CHOOSE(dq_forms, device, params);
-  MlaArguments arguments = {.params = *params};
-  MlaParams *p = &arguments.params;
-  if (!form || !mla_is_aligned(&p->d_q, p->type) || !mla_is_aligned(&p->d_q_rope, p->type) ||
-      !mla_operands(plan, workspace, p, type))
-    return 0;
-  arguments.splits = section_heads(form, p->skv, p->hq / p->hkv);
-  return launch_form(plan, "sm90/mla_attention_dq", form, device, &arguments, type,
-                     blocks_of(p->sq, form->block_q) * p->batch * p->hq) != NULL;
+static int plan_dq(const MlaDevice *device, const MlaParams *p, MlaType type, void *workspace, MlaPlan *plan) {
+  const Form *form = CHOOSE(dq_forms, device, p);
+  MlaArguments arguments = {.params = *p};
+  return form && mla_is_aligned(&p->d_q, p->type) && mla_is_aligned(&p->d_q_rope, p->type) &&
+         mla_gradient_operands(plan, workspace, &arguments, type) &&
+         launch_queries(plan, "sm90/mla_attention_dq", form, device, &arguments, type);
 }
 
-static int plan_dkv(const MlaDevice *device, const MlaParams *params, MlaType type, void *workspace, MlaPlan *plan) {
+static int plan_dkv(const MlaDevice *device, const MlaParams *p, MlaType type, void *workspace, MlaPlan *plan) {
   enum { ROPE_THREADS = 256, ROPE_NUMBERS = 2 };
   static const char *const rope_names[] = {"mla_attention_dkv_rope_f32", "mla_attention_dkv_rope_f16",
                                            "mla_attention_dkv_rope_bf16"};
-  const Form *form = CHOOSE(dkv_forms, device, params);
-  MlaArguments arguments = {.params = *params};
-  MlaParams *p = &arguments.params;
+  const Form *form = CHOOSE(dkv_forms, device, p);
+  MlaArguments arguments = {.params = *p};
   if (!form || !mla_is_aligned(&p->d_k, p->type) || !mla_is_aligned(&p->d_k_rope, p->type) ||
-      !mla_is_aligned(&p->d_v, p->type) || !mla_operands(plan, workspace, p, type))
+      !mla_is_aligned(&p->d_v, p->type) || !mla_gradient_operands(plan, workspace, &arguments, type))
     return 0;
   int64_t rope_numbers = (int64_t)p->batch * p->skv * p->dr;
   int is_summed = p->dr && p->hkv > 1 && p->d_k_rope.head == 0;
   if (is_summed) arguments.partial_out = mla_take(plan, workspace, (size_t)(rope_numbers * p->hkv) * sizeof(float));
-  arguments.splits = section_heads(form, p->sq * (p->hq / p->hkv), 1);
-  if (!launch_form(plan, "sm90/mla_attention_dkv", form, device, &arguments, type,
-                   blocks_of(p->skv, form->block_k) * p->batch * p->hkv))
-    return 0;
+  MlaLaunch *launch = launch_form(plan, "sm90/mla_attention_dkv", form, &arguments, type);
+  if (!launch) return 0;
+  int heads = p->batch * p->hkv, sharing = p->hq / p->hkv;
+  deal(launch, device, form, blocks_of(p->skv, form->block_k) * heads, heads, (int64_t)p->sq * sharing, 1);
   if (is_summed) {
-    MlaLaunch *launch = mla_launch(plan, "sm90/mla_attention_dkv", rope_names[p->type], &arguments);
+    launch = mla_launch(plan, "sm90/mla_attention_dkv", rope_names[p->type], &arguments);
     launch->threads = ROPE_THREADS;
     launch->grid[0] = (unsigned)blocks_of(rope_numbers, ROPE_THREADS * ROPE_NUMBERS);
   }
