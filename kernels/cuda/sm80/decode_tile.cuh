@@ -76,8 +76,11 @@ __device__ inline void stage_rows(const Tile<T, ROWS, COLUMNS> &tile, const Rows
     const int at = is_there ? first + row : 0;
     const unsigned to = tile.address(row, c);
     const auto from = rows[at];
-#pragma unroll(sizeof(*from.nope) == 4 ? 1 : COLUMNS / 64)
-    for (int i = 0; i < COLUMNS / 64; i++) copy_chunk<T>(to + i * 128, from.at(i * 64) + c * CHUNK, is_there, by);
+    const auto *latent = from.at(0) + c * CHUNK, *rope = from.at(MLA_DECODE_DN) + c * CHUNK;
+    asm("" : "+l"(latent)); /* one address and constants from it, not one address for each chunk */
+#pragma unroll(sizeof(*latent) == 4 ? 1 : COLUMNS / 64)
+    for (int i = 0; i < COLUMNS / 64; i++)
+      copy_chunk<T>(to + i * 128, i * 64 < MLA_DECODE_DN ? latent + i * 64 : rope + (i * 64 - MLA_DECODE_DN), is_there, by);
   }
 }
 
@@ -99,7 +102,6 @@ struct Left {
       }
   }
 };
-
 
 /* Parts of products in shared memory, [DEPTH_GROUPS][ROWS][COLUMNS]. Groups of four columns change places with the row's
    number, so that neither the lanes of multiply_parts nor those of `sum` meet in a bank. */

@@ -9,7 +9,6 @@
    divided by it. grid: (tiles of keys, batch). */
 #include "decode_tile.cuh"
 #include "weight_scale.cuh"
-#include "softmax.cuh"
 
 constexpr int DN = MLA_DECODE_DN, DQK = MLA_DECODE_DQK;
 constexpr int BLOCK_K = MLA_DECODE_DKV_BLOCK_K, BLOCK_Q = MLA_DECODE_DKV_BLOCK_Q, STAGES = MLA_DECODE_DKV_STAGES;

@@ -9,7 +9,6 @@
    [batch][splits][rows][DQK], which mla_decode_dq_sum adds up in their order. */
 #include "decode_tile.cuh"
 #include "weight_scale.cuh"
-#include "softmax.cuh"
 
 constexpr int DN = MLA_DECODE_DN, DQK = MLA_DECODE_DQK, BLOCK_K = MLA_DECODE_BLOCK_K;
 constexpr int BLOCK_Q = MLA_DECODE_DQ_BLOCK_Q, STAGES = MLA_DECODE_DQ_STAGES;
