@@ -11,9 +11,9 @@
 #include "softmax.cuh"
 #include "tile.cuh"
 
-template <typename T, typename Out, int HEAD_QK, int HEAD_V, int BLOCK_K, int CONSUMERS, int STAGES>
+template <typename T, typename Out, int HEAD_QK, int HEAD_V, int BLOCK_Q, int BLOCK_K, int STAGES>
 struct Forward {
-  static constexpr int BLOCK_Q = WARPGROUP_ROWS * CONSUMERS;
+  static constexpr int CONSUMERS = BLOCK_Q / WARPGROUP_ROWS;
   static constexpr int CONSUMER_THREADS = WARPGROUP * CONSUMERS;
   static constexpr int THREADS = WARPGROUP + CONSUMER_THREADS;
   using Block = QueryBlock<BLOCK_Q, BLOCK_K>;

@@ -10,11 +10,12 @@
 #include "blocks.cuh"
 #include "gradient.cuh"
 #include "tile.cuh"
+#include "tiles.h"
 
-template <typename T, typename Out, int HEAD_QK, int HEAD_V, int BLOCK_Q, int Q_STAGES, int D_OUT_STAGES>
+template <typename T, typename Out, int HEAD_QK, int HEAD_V, int BLOCK_Q, int BLOCK_K, int Q_STAGES, int D_OUT_STAGES>
 struct Dkv {
   static constexpr int CONSUMERS = 2;
-  static constexpr int BLOCK_K = WARPGROUP_ROWS * CONSUMERS;
+  static_assert(BLOCK_K == WARPGROUP_ROWS * CONSUMERS);
   static constexpr int CONSUMER_THREADS = WARPGROUP * CONSUMERS;
   static constexpr int THREADS = WARPGROUP + CONSUMER_THREADS;
   using Block = KeyBlock<BLOCK_K, BLOCK_Q>;
@@ -303,7 +304,7 @@ extern "C" __global__ void mla_attention_dkv_rope_bf16(const __grid_constant__ M
 
 extern __shared__ __align__(1024) unsigned char shared_memory[];
 
-#define MLA_DKV_KERNEL(NAME, ...)                                                                                      \
+#define KERNEL(NAME, ...)                                                                                              \
   extern "C" __global__ void __launch_bounds__(Dkv<__VA_ARGS__>::THREADS, 1)                                           \
       NAME(const __grid_constant__ MlaArguments a, const __grid_constant__ TensorMap q,                                \
            const __grid_constant__ TensorMap q_rope, const __grid_constant__ TensorMap k,                              \
@@ -314,10 +315,9 @@ extern __shared__ __align__(1024) unsigned char shared_memory[];
     Kernel{a, {q, p.q}, {q_rope, p.q_rope}, {k, p.k}, {k_rope, p.k_rope}, {v, p.v}, {d_out, p.d_out},                  \
            *reinterpret_cast<Kernel::Shared *>(shared_memory)}.run();                                                  \
   }
-#define MLA_DKV_KERNELS(SIZES, ...)                                                                                    \
-  MLA_DKV_KERNEL(mla_attention_dkv_f16_##SIZES, __half, __half, __VA_ARGS__)                                           \
-  MLA_DKV_KERNEL(mla_attention_dkv_bf16_##SIZES, __nv_bfloat16, __nv_bfloat16, __VA_ARGS__)                            \
-  MLA_DKV_KERNEL(mla_attention_dkv_f16_f32_##SIZES, __half, float, __VA_ARGS__)                                        \
-  MLA_DKV_KERNEL(mla_attention_dkv_bf16_f32_##SIZES, __nv_bfloat16, float, __VA_ARGS__)
-
-MLA_DKV_KERNELS(192_128, 192, 128, 64, 3, 3)
+#define KERNELS(QK, V, ...)                                                                                            \
+  KERNEL(mla_attention_dkv_f16_##QK##_##V, __half, __half, QK, V, __VA_ARGS__)                                         \
+  KERNEL(mla_attention_dkv_bf16_##QK##_##V, __nv_bfloat16, __nv_bfloat16, QK, V, __VA_ARGS__)                          \
+  KERNEL(mla_attention_dkv_f16_f32_##QK##_##V, __half, float, QK, V, __VA_ARGS__)                                      \
+  KERNEL(mla_attention_dkv_bf16_f32_##QK##_##V, __nv_bfloat16, float, QK, V, __VA_ARGS__)
+MLA_SM90_ATTENTION_DKV(KERNELS)

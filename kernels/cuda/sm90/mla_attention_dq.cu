@@ -7,11 +7,12 @@
 #include "blocks.cuh"
 #include "gradient.cuh"
 #include "tile.cuh"
+#include "tiles.h"
 
-template <typename T, typename Out, int HEAD_QK, int HEAD_V, int BLOCK_K, int K_STAGES, int V_STAGES>
+template <typename T, typename Out, int HEAD_QK, int HEAD_V, int BLOCK_Q, int BLOCK_K, int K_STAGES, int V_STAGES>
 struct Dq {
   static constexpr int CONSUMERS = 2;
-  static constexpr int BLOCK_Q = WARPGROUP_ROWS * CONSUMERS;
+  static_assert(BLOCK_Q == WARPGROUP_ROWS * CONSUMERS);
   static constexpr int CONSUMER_THREADS = WARPGROUP * CONSUMERS;
   static constexpr int THREADS = WARPGROUP + CONSUMER_THREADS;
   using Block = QueryBlock<BLOCK_Q, BLOCK_K>;
@@ -173,7 +174,7 @@ struct Dq {
 
 extern __shared__ __align__(1024) unsigned char shared_memory[];
 
-#define MLA_DQ_KERNEL(NAME, ...)                                                                                       \
+#define KERNEL(NAME, ...)                                                                                              \
   extern "C" __global__ void __launch_bounds__(Dq<__VA_ARGS__>::THREADS, 1)                                            \
       NAME(const __grid_constant__ MlaArguments a, const __grid_constant__ TensorMap q,                                \
            const __grid_constant__ TensorMap q_rope, const __grid_constant__ TensorMap k,                              \
@@ -184,10 +185,9 @@ extern __shared__ __align__(1024) unsigned char shared_memory[];
     Kernel{a, {q, p.q}, {q_rope, p.q_rope}, {k, p.k}, {k_rope, p.k_rope}, {v, p.v}, {d_out, p.d_out},                  \
            *reinterpret_cast<Kernel::Shared *>(shared_memory)}.run();                                                  \
   }
-#define MLA_DQ_KERNELS(SIZES, ...)                                                                                     \
-  MLA_DQ_KERNEL(mla_attention_dq_f16_##SIZES, __half, __half, __VA_ARGS__)                                             \
-  MLA_DQ_KERNEL(mla_attention_dq_bf16_##SIZES, __nv_bfloat16, __nv_bfloat16, __VA_ARGS__)                              \
-  MLA_DQ_KERNEL(mla_attention_dq_f16_f32_##SIZES, __half, float, __VA_ARGS__)                                          \
-  MLA_DQ_KERNEL(mla_attention_dq_bf16_f32_##SIZES, __nv_bfloat16, float, __VA_ARGS__)
-
-MLA_DQ_KERNELS(192_128, 192, 128, 64, 4, 2)
+#define KERNELS(QK, V, ...)                                                                                            \
+  KERNEL(mla_attention_dq_f16_##QK##_##V, __half, __half, QK, V, __VA_ARGS__)                                          \
+  KERNEL(mla_attention_dq_bf16_##QK##_##V, __nv_bfloat16, __nv_bfloat16, QK, V, __VA_ARGS__)                           \
+  KERNEL(mla_attention_dq_f16_f32_##QK##_##V, __half, float, QK, V, __VA_ARGS__)                                       \
+  KERNEL(mla_attention_dq_bf16_f32_##QK##_##V, __nv_bfloat16, float, QK, V, __VA_ARGS__)
+MLA_SM90_ATTENTION_DQ(KERNELS)

@@ -1,43 +1,40 @@
 /* wgmma and TMA on sm_90: attention whose tensors the copy engine can read, converted first where they are float32. */
 #include "plan_parts.h"
+#include "tiles.h"
 
 enum { L2_BYTES = 40 << 20 /* that a section of heads may fill */ };
 
 typedef struct {
   int head_qk, head_v, block_q, block_k, threads, blocks_per_multiprocessor, shared_bytes;
-  const char *names[4]; /* of the kernels for half and bfloat16, then those that write float32 */
+  const char *names[4]; /* of the kernels for half and bfloat16, then of those that write float32 */
 } Form;
 
 #define NAMES(KERNEL, SIZES) \
   {KERNEL "_f16_" SIZES, KERNEL "_bf16_" SIZES, KERNEL "_f16_f32_" SIZES, KERNEL "_bf16_f32_" SIZES}
 
-/* What a kernel holds beside its tiles. */
-#define BARRIER_BYTES 256
-/* Bytes of ROWS rows of a head's queries or keys and dOut or values. */
+/* What a kernel holds: tiles, and its barriers. */
 #define TILE_BYTES(ROWS, COLUMNS) ((ROWS) * (COLUMNS)*2)
+#define BARRIER_BYTES 256
 
-/* The forms for the same heads stand side by side, the largest block first. */
-#define FORWARD(QK, V, BLOCK_Q, BLOCK_K, STAGES, BLOCKS)                                                        \
-  {QK, V, BLOCK_Q, BLOCK_K, MLA_WARPGROUP + 2 * BLOCK_Q, BLOCKS,                                                    \
-   TILE_BYTES(BLOCK_Q, QK) + STAGES * TILE_BYTES(BLOCK_K, QK + V) + BARRIER_BYTES,                              \
-   NAMES("mla_attention", #QK "_" #V "_q" #BLOCK_Q)}
-static const Form forward_forms[] = {
-    FORWARD(192, 128, 128, 128, 2, 1), FORWARD(192, 128, 64, 64, 2, 2), FORWARD(128, 128, 128, 128, 2, 1),
-    FORWARD(128, 128, 64, 64, 3, 2),   FORWARD(128, 64, 128, 128, 2, 1), FORWARD(128, 64, 64, 64, 3, 2),
-    FORWARD(64, 64, 128, 128, 2, 1),   FORWARD(64, 64, 64, 64, 4, 2),
-};
+#define FORWARD(QK, V, BLOCK_Q, BLOCK_K, STAGES, BLOCKS)                           \
+  {QK, V, BLOCK_Q, BLOCK_K, MLA_WARPGROUP + 2 * BLOCK_Q, BLOCKS,                   \
+   TILE_BYTES(BLOCK_Q, QK) + STAGES * TILE_BYTES(BLOCK_K, QK + V) + BARRIER_BYTES, \
+   NAMES("mla_attention", #QK "_" #V "_" #BLOCK_Q)},
+static const Form forward_forms[] = {MLA_SM90_ATTENTION(FORWARD)};
 
-static const Form dq_forms[] = {
-    {192, 128, 128, 64, 3 * MLA_WARPGROUP, 1,
-     TILE_BYTES(128, 192 + 128) + 4 * TILE_BYTES(64, 192) + 2 * TILE_BYTES(64, 128) + BARRIER_BYTES,
-     NAMES("mla_attention_dq", "192_128")},
-};
+#define DQ(QK, V, BLOCK_Q, BLOCK_K, K_STAGES, V_STAGES)                                                                \
+  {QK, V, BLOCK_Q, BLOCK_K, MLA_WARPGROUP + 2 * BLOCK_Q, 1,                                                            \
+   TILE_BYTES(BLOCK_Q, QK + V) + K_STAGES * TILE_BYTES(BLOCK_K, QK) + V_STAGES * TILE_BYTES(BLOCK_K, V) + BARRIER_BYTES, \
+   NAMES("mla_attention_dq", #QK "_" #V)},
+static const Form dq_forms[] = {MLA_SM90_ATTENTION_DQ(DQ)};
 
-static const Form dkv_forms[] = {
-    {192, 128, 64, 128, 3 * MLA_WARPGROUP, 1,
-     TILE_BYTES(128, 192 + 128) + 3 * TILE_BYTES(64, 192 + 128) + 3 * 2 * 64 * 4 + BARRIER_BYTES,
-     NAMES("mla_attention_dkv", "192_128")},
-};
+/* With lse and delta of each tile of queries. */
+#define DKV(QK, V, BLOCK_Q, BLOCK_K, Q_STAGES, D_OUT_STAGES)                                                \
+  {QK, V, BLOCK_Q, BLOCK_K, MLA_WARPGROUP + 2 * BLOCK_K, 1,                                                 \
+   TILE_BYTES(BLOCK_K, QK + V) + Q_STAGES * (TILE_BYTES(BLOCK_Q, QK) + 2 * BLOCK_Q * (int)sizeof(float)) + \
+       D_OUT_STAGES * TILE_BYTES(BLOCK_Q, V) + BARRIER_BYTES,                                               \
+   NAMES("mla_attention_dkv", #QK "_" #V)},
+static const Form dkv_forms[] = {MLA_SM90_ATTENTION_DKV(DKV)};
 
 static int in_panels(int columns) { return (columns + MLA_PANEL - 1) / MLA_PANEL * MLA_PANEL; }
 static int64_t blocks_of(int64_t rows, int each) { return (rows + each - 1) / each; }
