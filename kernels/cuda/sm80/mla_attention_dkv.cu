@@ -3,7 +3,7 @@
    A block owns BLOCK_K keys of a key/value head and walks over the queries that see them, BLOCK_Q at a time, of one query
    head of the group after the other; the next tile comes while one is multiplied. A pair of warps owns 32 of the keys
    (gradient.cuh). Scores are held transposed, keys down: so Pᵀ and dSᵀ come out of products as the left sides of the next.
-   grid: (batch · hkv, tiles of keys). Shared memory: K, V; twice Q, dOut, lse, delta; P and dS of all pairs.
+   grid: (batch · hkv, tiles of keys). Shared memory: K, V; twice Q, dOut, lse, delta; P, dS and two floats of all pairs.
    partial_out: d_k_rope as floats, [batch, hkv, skv, dr], where all heads share it, or NULL; then a second kernel sums it.
    partial_lse: the power of two that dOut comes multiplied by, or NULL. */
 #include "gradient.cuh"
@@ -30,6 +30,7 @@ struct Dkv {
   const KTile k_tile;
   const VTile v_tile;
   const Exchange<T, PART_Q> p_exchange, d_s_exchange;
+  const unsigned greatest; /* of the pair, for `scale` */
 
   float d_k[2][HEAD_QK / 16][4] = {}, d_v[2][HEAD_V / 16][4] = {};
   GradientScale<T> scale;
@@ -48,6 +49,7 @@ struct Dkv {
         v_tile{k_tile.start + KTile::BYTES},
         p_exchange{stage_of(0) + 2 * STAGE_BYTES + pair.number * 2 * EXCHANGE_BYTES},
         d_s_exchange{p_exchange.start + EXCHANGE_BYTES},
+        greatest(stage_of(0) + 2 * STAGE_BYTES + BLOCK_K / PAIR_ROWS * 2 * EXCHANGE_BYTES + pair.number * 8),
         scale(a.partial_lse) {}
 
   __device__ unsigned stage_of(int step) const { return v_tile.start + VTile::BYTES + step % 2 * STAGE_BYTES; }
@@ -139,7 +141,7 @@ struct Dkv {
             d_p[r][c][half * 2 + 1] = weight.y * (d_p[r][c][half * 2 + 1] - less.y);
           }
       }
-      scale.fit(pair, d_s_exchange.start, d_p, d_k);
+      scale.fit(pair, greatest, d_p, d_k);
       d_s.pack(d_p, d_s_exchange.of_side(pair.side));
     }
     /* B6, B7 of the own queries, then all of the other warp's */
@@ -171,7 +173,11 @@ struct Dkv {
         commit_copies();
       };
       copy_next(copies_first);
-      if (is_hidden) continue;
+      if (is_hidden) { /* all threads pass as many barriers, else racecheck takes one for another */
+        scale.sync_only(pair);
+        pair.sync();
+        continue;
+      }
       const QTile q_tile{stage_of(step)};
       const DOutTile d_out_tile{q_tile.start + QTile::BYTES};
       const float2 *lse = reinterpret_cast<const float2 *>(shared + (d_out_tile.start + DOutTile::BYTES - k_tile.start));

@@ -23,10 +23,12 @@ static unsigned bytes_of_rows(const Tile *tile, int rows) {
   return (unsigned)(rows * (tile->head_qk + tile->head_v)) * 2;
 }
 
-/* What both kernels need: their own rows, two tiles of those that they walk over, and numbers of the ones with the others. */
+/* What both kernels need: their own rows, two tiles of those that they walk over, numbers of the ones with the others, and
+   two floats of each pair of warps. */
 static unsigned exchange_bytes(const Tile *tile) { return (unsigned)(tile->block * tile->walked) * 2; }
 static unsigned dq_bytes(const Tile *tile) {
-  return bytes_of_rows(tile, tile->block) + 2 * bytes_of_rows(tile, tile->walked) + exchange_bytes(tile);
+  return bytes_of_rows(tile, tile->block) + 2 * bytes_of_rows(tile, tile->walked) + exchange_bytes(tile) +
+         (unsigned)tile->block / 32 * 2 * (unsigned)sizeof(float);
 }
 /* lse and delta of the walked rows, and P beside dS. */
 static unsigned dkv_bytes(const Tile *tile) {
