@@ -14,7 +14,7 @@ import unittest
 PYTHON = pathlib.Path(__file__).resolve().parents[1]
 TRAIN = PYTHON / "examples" / "train.py"
 # a start of TensorFlow included, on a busy machine
-SECONDS = 60
+SECONDS = 120
 SAVE_EVERY = 5
 # what another number of workers, or the other order of the same sums, may change in so few steps
 TOLERANCE = 1e-5

@@ -84,7 +84,7 @@ static __device__ __forceinline__ void attend(const MlaArguments &a) {
       float column[T::Rows::COUNT];
 #pragma unroll
       for (int i = 0; i < T::Rows::COUNT; i++) column[i] = scores[i][j];
-      weights.write(column, T::walked(j));
+      weights.write(column, T::walked(j) / 4, j % 4);
     }
     /* F4 so far */
     int slices = slices_of(min(WALK, tile.end_key - key), C::SLICE);
@@ -94,7 +94,7 @@ static __device__ __forceinline__ void attend(const MlaArguments &a) {
           key += WALK;
           if (key < tile.end_key) load_scores(0, stage);
         },
-        [&](int n, const float *stage) { multiply_weights<T, C>(sums, weights, stage, n * C::SLICE); });
+        [&](int n, const float *stage) { multiply_weights<T, C>(sums, weights, stage, n); });
   }
 
   int64_t part = (int64_t)tile.split * p.batch * p.hq * p.sq;
@@ -107,7 +107,7 @@ static __device__ __forceinline__ void attend(const MlaArguments &a) {
     int64_t stat = tile.stat(p, T::row(i));
     Target to = a.splits > 1 ? float_target((float *)a.partial_out, part + stat, 0, p.dv)
                              : target(p.out, p.type, tile.batch, tile.position(T::row(i)), tile.head(T::row(i)), 0, p.dv);
-    write_sums<C>(to, sums[i], T::lane(), tile.first_column, total == 0 ? 0 : 1 / total);
+    write_sums<C, IS_FAST>(to, sums[i], T::lane(), tile.first_column, total == 0 ? 0 : 1 / total);
     float *lse = a.splits > 1 ? a.partial_lse + part : p.lse;
     if (T::lane() == 0 && tile.first_column == 0) lse[stat] = total == 0 ? -INFINITY : row_max[i] * LN_2 + logf(total);
   }

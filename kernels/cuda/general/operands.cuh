@@ -1,8 +1,8 @@
 /* The operands of products: rows in memory, of any type, that become float32 in shared memory. Rows and columns that do not
    exist, or lie past a length, become zeros and are not read.
 
-   IS_FAST says that tensors are float32, that dn, dr and dv are whole chunks, and that starts and strides allow 16 bytes
-   at once (is_fast of plan.c). */
+   IS_FAST says that all tensors are float32, that dn, dr and dv are whole chunks, and that starts and strides allow 16
+   bytes at once (is_fast of plan.c). */
 #ifndef MLA_GENERAL_OPERANDS_CUH
 #define MLA_GENERAL_OPERANDS_CUH
 
@@ -101,7 +101,7 @@ static __device__ __forceinline__ void stage_any(float *to, int row_step, int co
   }
 }
 
-/* Where a row of a fast operand has its columns from `column` on: strides fit an int. */
+/* Where a row of a fast operand has its columns from `column` on, which are those of one chunk: strides fit an int. */
 static __device__ __forceinline__ const float *fast_row(const Operand &o, int row, int column) {
   bool is_rope = column >= o.dn;
   const float *start = is_rope ? (const float *)o.rope.start + o.rope_start - o.dn
@@ -109,7 +109,7 @@ static __device__ __forceinline__ const float *fast_row(const Operand &o, int ro
   int position = o.position(row);
   start += (int64_t)position * (int)(is_rope ? o.rope.position : o.nope.position);
   if (o.group > 1) start += (int64_t)(row - position * o.group) * (int)(is_rope ? o.rope.head : o.nope.head);
-  return start;
+  return start + column;
 }
 
 /* to[CHUNK][ROWS] = CHUNK columns of ROWS rows, transposed. */
@@ -118,12 +118,16 @@ static __device__ __forceinline__ void stage_chunk(float *to, const Operand &o, 
   constexpr int STRIDE = MLA_GENERAL_CHUNK_STRIDE(ROWS);
   if constexpr (IS_FAST) { /* a warp takes 8 columns of 4 rows: whole sectors of 32 bytes, to 32 banks */
     int column = threadIdx.x % 8, row = threadIdx.x / 8;
+    const float *first = fast_row(o, first_row + row, first_column) + column;
+    int stride = (int)(first_column >= o.dn ? o.rope.position : o.nope.position);
+    to += column * STRIDE + row;
 #pragma unroll
     for (int n = 0; n < ROWS; n += THREADS / 8) {
-      const float *from = fast_row(o, first_row + row + n, first_column) + first_column + column;
+      const float *from = o.group == 1 ? first + (int64_t)n * stride
+                                       : fast_row(o, first_row + row + n, first_column) + column;
       bool exists = first_row + row + n < o.rows;
 #pragma unroll
-      for (int c = 0; c < CHUNK; c += 8) copy_floats<1>(to + (column + c) * STRIDE + row + n, from + c, exists);
+      for (int c = 0; c < CHUNK; c += 8) copy_floats<1>(to + c * STRIDE + n, from + c, exists);
     }
   } else {
     stage_any<ROWS, CHUNK>(to, 1, STRIDE, o, first_row, first_column);
@@ -133,13 +137,18 @@ static __device__ __forceinline__ void stage_chunk(float *to, const Operand &o, 
 /* to[ROWS][COLUMNS] = COLUMNS columns of ROWS rows. */
 template <bool IS_FAST, int ROWS, int COLUMNS>
 static __device__ __forceinline__ void stage_rows(float *to, const Operand &o, int first_row, int first_column) {
-  constexpr int FOURS = COLUMNS / 4, COUNT = ROWS * FOURS;
-  if constexpr (IS_FAST) {
+  if constexpr (IS_FAST) { /* eight threads take a chunk of a row */
+    constexpr int SIDE_BY_SIDE = THREADS / 8 / ROWS;
+    static_assert(COLUMNS % (SIDE_BY_SIDE * CHUNK) == 0, "whole chunks for all threads");
+    int row = threadIdx.x / 8 % ROWS, column = threadIdx.x / 8 / ROWS * CHUNK, four = threadIdx.x % 8 * 4;
+    const float *nope = fast_row(o, first_row + row, 0) + four, *rope = nope;
+    if (o.depth > o.dn) rope = fast_row(o, first_row + row, o.dn) + four - o.dn;
+    to += row * COLUMNS + column + four;
+    column += first_column;
 #pragma unroll
-    for (int n = 0; n < COUNT; n += THREADS) {
-      int four = n + threadIdx.x, row = first_row + four / FOURS, column = first_column + four % FOURS * 4;
-      bool exists = row < o.rows && column < o.depth;
-      if (COUNT % THREADS == 0 || four < COUNT) copy_floats<4>(to + four * 4, fast_row(o, row, column) + column, exists);
+    for (int c = 0; c < COLUMNS; c += SIDE_BY_SIDE * CHUNK) {
+      const float *from = (column + c < o.dn ? nope : rope) + column + c;
+      copy_floats<4>(to + c, from, first_row + row < o.rows && column + c < o.depth);
     }
   } else {
     stage_any<ROWS, COLUMNS>(to, COLUMNS, 1, o, first_row, first_column);

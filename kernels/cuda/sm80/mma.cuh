@@ -50,6 +50,14 @@ __device__ inline void load_matrices_transposed(unsigned (&to)[4], unsigned addr
                : "memory");
 }
 
+/* The same of two matrices, that the lanes below 16 name. */
+__device__ inline void load_two_matrices_transposed(unsigned &first, unsigned &second, unsigned address) {
+  asm volatile("ldmatrix.sync.aligned.m8n8.x2.trans.shared.b16 {%0,%1}, [%2];"
+               : "=r"(first), "=r"(second)
+               : "r"(address)
+               : "memory");
+}
+
 __device__ inline void store_shared(unsigned to, unsigned bits) {
   asm volatile("st.shared.u32 [%0], %1;" ::"r"(to), "r"(bits) : "memory");
 }
@@ -57,6 +65,20 @@ __device__ inline unsigned load_shared(unsigned from) {
   unsigned bits;
   asm volatile("ld.shared.u32 %0, [%1];" : "=r"(bits) : "r"(from) : "memory");
   return bits;
+}
+__device__ inline void store_chunk(unsigned to, unsigned a, unsigned b, unsigned c, unsigned d) {
+  asm volatile("st.shared.v4.b32 [%0], {%1,%2,%3,%4};" ::"r"(to), "r"(a), "r"(b), "r"(c), "r"(d) : "memory");
+}
+__device__ inline void store_half_chunk(unsigned to, unsigned a, unsigned b) {
+  asm volatile("st.shared.v2.b32 [%0], {%1,%2};" ::"r"(to), "r"(a), "r"(b) : "memory");
+}
+__device__ inline void store_pair(unsigned to, float first, float second) {
+  asm volatile("st.shared.v2.f32 [%0], {%1,%2};" ::"r"(to), "f"(first), "f"(second) : "memory");
+}
+__device__ inline float4 load_four(unsigned from) {
+  float4 x;
+  asm volatile("ld.shared.v4.f32 {%0,%1,%2,%3}, [%4];" : "=f"(x.x), "=f"(x.y), "=f"(x.z), "=f"(x.w) : "r"(from) : "memory");
+  return x;
 }
 
 /* 16 bytes into shared memory while the thread goes on; zeros, and no access, unless is_there. */

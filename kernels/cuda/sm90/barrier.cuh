@@ -49,7 +49,8 @@ __device__ inline void named_arrive(int number, int threads) {
   asm volatile("bar.arrive %0, %1;" ::"r"(number), "r"(threads) : "memory");
 }
 
-/* The registers of each thread of a warpgroup from here on; the first gives some back, the second waits for them. */
+/* The registers of each thread of a warpgroup from here on; the first gives some back, the second waits for them. There
+   are no more than at the launch: 3 x 168 of three warpgroups are 24 + 2 x 240. */
 template <int REGISTERS>
 __device__ inline void give_registers() {
   asm volatile("setmaxnreg.dec.sync.aligned.u32 %0;" ::"n"(REGISTERS));

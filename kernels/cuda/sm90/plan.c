@@ -1,91 +1,154 @@
-/* wgmma and TMA: 16-bit tensors whose rows the copy engine can read, on sm_90. */
-#include "../families.h"
+/* wgmma and TMA on sm_90: attention whose tensors the copy engine can read, converted first where they are float32. */
+#include "plan_parts.h"
 
-enum { PANEL = 64, L2_BYTES = 32 << 20 /* that a section of heads may fill */, WARPGROUP = 128 };
+enum { L2_BYTES = 40 << 20 /* that a section of heads may fill */ };
 
-/* ---- tensor maps ---- */
+typedef struct {
+  int head_qk, head_v, block_q, block_k, threads, blocks_per_multiprocessor, shared_bytes;
+  const char *names[4]; /* of the kernels for half and bfloat16, then those that write float32 */
+} Form;
 
-static int is_aligned(int64_t bytes) { return bytes >= 0 && bytes % 16 == 0; }
+#define NAMES(KERNEL, SIZES) \
+  {KERNEL "_f16_" SIZES, KERNEL "_bf16_" SIZES, KERNEL "_f16_f32_" SIZES, KERNEL "_bf16_f32_" SIZES}
 
-/* A dim that all share an index of (stride 0), or that has one index, has any stride. */
-static void describe_dim(MlaMap *map, int dim, int64_t size, int64_t stride, int element) {
-  int is_one = size == 1 || stride == 0;
-  map->dims[dim] = is_one ? 1 : (uint64_t)size;
-  map->stride_bytes[dim] = is_one ? 16 : (uint64_t)(stride * element);
+/* What a kernel holds beside its tiles. */
+#define BARRIER_BYTES 256
+/* Bytes of ROWS rows of a head's queries or keys and dOut or values. */
+#define TILE_BYTES(ROWS, COLUMNS) ((ROWS) * (COLUMNS)*2)
+
+/* The forms for the same heads stand side by side, the largest block first. */
+#define FORWARD(QK, V, BLOCK_Q, BLOCK_K, STAGES, BLOCKS)                                                        \
+  {QK, V, BLOCK_Q, BLOCK_K, MLA_WARPGROUP + 2 * BLOCK_Q, BLOCKS,                                                    \
+   TILE_BYTES(BLOCK_Q, QK) + STAGES * TILE_BYTES(BLOCK_K, QK + V) + BARRIER_BYTES,                              \
+   NAMES("mla_attention", #QK "_" #V "_q" #BLOCK_Q)}
+static const Form forward_forms[] = {
+    FORWARD(192, 128, 128, 128, 2, 1), FORWARD(192, 128, 64, 64, 2, 2), FORWARD(128, 128, 128, 128, 2, 1),
+    FORWARD(128, 128, 64, 64, 3, 2),   FORWARD(128, 64, 128, 128, 2, 1), FORWARD(128, 64, 64, 64, 3, 2),
+    FORWARD(64, 64, 128, 128, 2, 1),   FORWARD(64, 64, 64, 64, 4, 2),
+};
+
+static const Form dq_forms[] = {
+    {192, 128, 128, 64, 3 * MLA_WARPGROUP, 1,
+     TILE_BYTES(128, 192 + 128) + 4 * TILE_BYTES(64, 192) + 2 * TILE_BYTES(64, 128) + BARRIER_BYTES,
+     NAMES("mla_attention_dq", "192_128")},
+};
+
+static const Form dkv_forms[] = {
+    {192, 128, 64, 128, 3 * MLA_WARPGROUP, 1,
+     TILE_BYTES(128, 192 + 128) + 3 * TILE_BYTES(64, 192 + 128) + 3 * 2 * 64 * 4 + BARRIER_BYTES,
+     NAMES("mla_attention_dkv", "192_128")},
+};
+
+static int in_panels(int columns) { return (columns + MLA_PANEL - 1) / MLA_PANEL * MLA_PANEL; }
+static int64_t blocks_of(int64_t rows, int each) { return (rows + each - 1) / each; }
+
+/* The last form for these heads whose blocks are too few is better than none. */
+static const Form *choose(const Form *forms, size_t count, const MlaDevice *device, const MlaParams *p) {
+  const Form *chosen = NULL;
+  for (const Form *form = forms; form < forms + count; form++) {
+    if (form->head_qk != in_panels(p->dn) + in_panels(p->dr) || form->head_v != in_panels(p->dv)) continue;
+    chosen = form;
+    if (2 * blocks_of(p->sq, form->block_q) * p->batch * p->hq > device->multiprocessors) break;
+  }
+  return chosen;
+}
+#define CHOOSE(FORMS, DEVICE, PARAMS) choose(FORMS, sizeof FORMS / sizeof *FORMS, DEVICE, PARAMS)
+
+/* ---- launches ---- */
+
+/* q, q_rope, k, k_rope, v and, where there is one, d_out; without rope its maps are not read. */
+static int add_maps(MlaLaunch *launch, const MlaParams *p, MlaType type, const Form *form) {
+  MlaExtent queries = {p->dn, p->sq, p->hq, p->batch, form->block_q};
+  MlaExtent keys = {p->dn, p->skv, p->hkv, p->batch, form->block_k}, values = keys, d_out = queries;
+  MlaExtent rope_queries = queries, rope_keys = keys;
+  if (p->dr) rope_queries.columns = rope_keys.columns = p->dr;
+  values.columns = d_out.columns = p->dv;
+  return mla_add_map(launch, type, &p->q, queries) && mla_add_map(launch, type, p->dr ? &p->q_rope : &p->q, rope_queries) &&
+         mla_add_map(launch, type, &p->k, keys) && mla_add_map(launch, type, p->dr ? &p->k_rope : &p->k, rope_keys) &&
+         mla_add_map(launch, type, &p->v, values) && (!p->d_out.start || mla_add_map(launch, type, &p->d_out, d_out));
 }
 
-/* Adds the map of a tensor in boxes of box_rows positions; 0 if the copy engine cannot read it. */
-static int add_map(MlaLaunch *launch, const MlaParams *p, const MlaRows *rows, int columns, int positions, int heads,
-                   int box_rows) {
-  const int element = 2;
-  if (!is_aligned((intptr_t)rows->start) || !is_aligned(rows->batch * element) || !is_aligned(rows->head * element) ||
-      !is_aligned(rows->position * element) || rows->position == 0)
-    return 0;
-  MlaMap *map = &launch->maps[launch->map_count++];
-  *map = (MlaMap){.start = rows->start, .type = p->type, .rank = 4, .dims = {(uint64_t)columns},
-                  .box = {PANEL, (uint32_t)box_rows, 1, 1}, .swizzle_bytes = 2 * PANEL};
-  describe_dim(map, 1, positions, rows->position, element);
-  describe_dim(map, 2, heads, rows->head, element);
-  describe_dim(map, 3, p->batch, rows->batch, element);
+/* `blocks` parts of `heads` heads, each with `rows` rows of two tensors that `sharing` heads read. Where there are but some
+   rounds of them, blocks of threads stay and begin the next part's copies while they end one. Where there are many, the GPU
+   deals them out, and L2 matters more: sections of heads (Turn in blocks.cuh) that it can hold. */
+static void deal(MlaLaunch *launch, const MlaDevice *device, const Form *form, int64_t blocks, int heads, int64_t rows,
+                 int sharing) {
+  enum { MANY_ROUNDS = 12 };
+  int64_t at_once = (int64_t)device->multiprocessors * form->blocks_per_multiprocessor;
+  int64_t section = L2_BYTES / (rows * (form->head_qk + form->head_v) * 2) * sharing;
+  int is_many = blocks > at_once * MANY_ROUNDS;
+  launch->grid[0] = (unsigned)(is_many || blocks < at_once ? blocks : at_once);
+  launch->arguments.splits = !is_many || section > heads ? heads : section < 1 ? 1 : (int)section;
+}
+
+static MlaLaunch *launch_form(MlaPlan *plan, const char *module, const Form *form, const MlaArguments *arguments,
+                              MlaType type) {
+  const MlaParams *p = &arguments->params;
+  const char *name = form->names[(type == MLA_BFLOAT16) + 2 * (p->type == MLA_FLOAT32)];
+  MlaLaunch *launch = mla_launch(plan, module, name, arguments);
+  launch->threads = (unsigned)form->threads;
+  launch->shared_bytes = (unsigned)form->shared_bytes;
+  return add_maps(launch, p, type, form) ? launch : NULL;
+}
+
+/* The forward and dQ, whose parts are blocks of queries. */
+static int launch_queries(MlaPlan *plan, const char *module, const Form *form, const MlaDevice *device,
+                          const MlaArguments *arguments, MlaType type) {
+  const MlaParams *p = &arguments->params;
+  MlaLaunch *launch = launch_form(plan, module, form, arguments, type);
+  if (!launch) return 0;
+  int heads = p->batch * p->hq;
+  deal(launch, device, form, blocks_of(p->sq, form->block_q) * heads, heads, p->skv, p->hq / p->hkv);
   return 1;
 }
 
-/* ---- the forward ---- */
-
-typedef struct {
-  int head_qk, head_v, block_q, block_k, stages, blocks_per_multiprocessor;
-  const char *names[2]; /* of the kernels for half and bfloat16 */
-} Form;
-
-#define NAMES(SIZES) {"mla_attention_f16_" SIZES, "mla_attention_bf16_" SIZES}
-
-/* The forms for the same heads stand side by side, the largest block first. */
-static const Form forms[] = {
-    {192, 128, 128, 128, 2, 1, NAMES("192_128_q128")}, {192, 128, 64, 64, 2, 2, NAMES("192_128_q64")},
-    {192, 128, 64, 128, 2, 1, NAMES("192_128_q64k128")},
-    {128, 128, 128, 128, 2, 1, NAMES("128_128_q128")}, {128, 128, 64, 64, 3, 2, NAMES("128_128_q64")},
-    {128, 64, 128, 128, 2, 1, NAMES("128_64_q128")},   {128, 64, 64, 64, 3, 2, NAMES("128_64_q64")},
-    {64, 64, 128, 128, 2, 1, NAMES("64_64_q128")},     {64, 64, 64, 64, 4, 2, NAMES("64_64_q64")},
-};
-
-static int in_panels(int columns) { return (columns + PANEL - 1) / PANEL * PANEL; }
-static int smaller(int64_t x, int64_t y) { return (int)(x < y ? x : y); }
-static int at_least_one(int64_t x) { return x < 1 ? 1 : (int)x; }
-
-static const Form *choose_form(const MlaDevice *device, const MlaParams *p) {
-  (void)device;
-  for (size_t i = 0; i < sizeof forms / sizeof *forms; i++)
-    if (forms[i].head_qk == in_panels(p->dn) + in_panels(p->dr) && forms[i].head_v == in_panels(p->dv)) return &forms[i];
-  return NULL;
+static int plan_forward(const MlaDevice *device, const MlaParams *params, MlaType type, void *workspace,
+                        MlaPlan *plan) {
+  const Form *form = CHOOSE(forward_forms, device, params);
+  MlaArguments arguments = {.params = *params};
+  return form && mla_operands(plan, workspace, &arguments.params, type) &&
+         launch_queries(plan, "sm90/mla_attention", form, device, &arguments, type);
 }
 
-static int plan_forward(const MlaDevice *device, const MlaParams *p, MlaPlan *plan) {
-  const Form *form = choose_form(device, p);
-  if (!form || p->type == MLA_FLOAT32 || p->dv % 16 || p->softmax_scale <= 0 || !p->skv || !p->sq || !p->batch)
+static int plan_dq(const MlaDevice *device, const MlaParams *p, MlaType type, void *workspace, MlaPlan *plan) {
+  const Form *form = CHOOSE(dq_forms, device, p);
+  MlaArguments arguments = {.params = *p};
+  return form && mla_is_aligned(&p->d_q, p->type) && mla_is_aligned(&p->d_q_rope, p->type) &&
+         mla_gradient_operands(plan, workspace, &arguments, type) &&
+         launch_queries(plan, "sm90/mla_attention_dq", form, device, &arguments, type);
+}
+
+static int plan_dkv(const MlaDevice *device, const MlaParams *p, MlaType type, void *workspace, MlaPlan *plan) {
+  enum { ROPE_THREADS = 256, ROPE_NUMBERS = 2 };
+  static const char *const rope_names[] = {"mla_attention_dkv_rope_f32", "mla_attention_dkv_rope_f16",
+                                           "mla_attention_dkv_rope_bf16"};
+  const Form *form = CHOOSE(dkv_forms, device, p);
+  MlaArguments arguments = {.params = *p};
+  if (!form || !mla_is_aligned(&p->d_k, p->type) || !mla_is_aligned(&p->d_k_rope, p->type) ||
+      !mla_is_aligned(&p->d_v, p->type) || !mla_gradient_operands(plan, workspace, &arguments, type))
     return 0;
-  const MlaRows *out = &p->out;
-  if ((out->position | out->head | out->batch | (intptr_t)out->start / 2) % 4) return 0;
-
-  int64_t blocks = (int64_t)p->batch * p->hq * ((p->sq + form->block_q - 1) / form->block_q);
-  int64_t head_bytes = (int64_t)p->skv * (form->head_qk + form->head_v) * 2;
-  MlaArguments arguments = {.params = *p, .splits = at_least_one(L2_BYTES / head_bytes * (p->hq / p->hkv))};
-  MlaLaunch *launch = mla_launch(plan, "sm90/mla_attention", form->names[p->type == MLA_BFLOAT16], &arguments);
-  launch->grid[0] = (unsigned)smaller(blocks, device->multiprocessors * form->blocks_per_multiprocessor);
-  launch->threads = (unsigned)(WARPGROUP + 2 * form->block_q);
-  launch->shared_bytes = (unsigned)((form->block_q * form->head_qk +
-                                     form->stages * form->block_k * (form->head_qk + form->head_v)) * 2 + 1024);
-  const MlaRows *q_rope = p->dr ? &p->q_rope : &p->q, *k_rope = p->dr ? &p->k_rope : &p->k;
-  int rope_columns = p->dr ? p->dr : p->dn;
-  return add_map(launch, p, &p->q, p->dn, p->sq, p->hq, form->block_q) &&
-         add_map(launch, p, q_rope, rope_columns, p->sq, p->hq, form->block_q) &&
-         add_map(launch, p, &p->k, p->dn, p->skv, p->hkv, form->block_k) &&
-         add_map(launch, p, k_rope, rope_columns, p->skv, p->hkv, form->block_k) &&
-         add_map(launch, p, &p->v, p->dv, p->skv, p->hkv, form->block_k);
+  int64_t rope_numbers = (int64_t)p->batch * p->skv * p->dr;
+  int is_summed = p->dr && p->hkv > 1 && p->d_k_rope.head == 0;
+  if (is_summed) arguments.partial_out = mla_take(plan, workspace, (size_t)(rope_numbers * p->hkv) * sizeof(float));
+  MlaLaunch *launch = launch_form(plan, "sm90/mla_attention_dkv", form, &arguments, type);
+  if (!launch) return 0;
+  int heads = p->batch * p->hkv, sharing = p->hq / p->hkv;
+  deal(launch, device, form, blocks_of(p->skv, form->block_k) * heads, heads, (int64_t)p->sq * sharing, 1);
+  if (is_summed) {
+    launch = mla_launch(plan, "sm90/mla_attention_dkv", rope_names[p->type], &arguments);
+    launch->threads = ROPE_THREADS;
+    launch->grid[0] = (unsigned)blocks_of(rope_numbers, ROPE_THREADS * ROPE_NUMBERS);
+  }
+  return 1;
 }
 
-int mla_plan_sm90(const MlaDevice *device, MlaKernel kernel, const MlaParams *params, void *workspace, MlaPlan *plan) {
-  (void)workspace;
-  if (device->capability != 90) return 0;
-  if (kernel == MLA_FORWARD && !params->is_decode) return plan_forward(device, params, plan);
-  return 0;
+int mla_plan_sm90(const MlaDevice *device, MlaKernel kernel, const MlaParams *p, void *workspace, MlaPlan *plan) {
+  MlaType type = mla_multiplied_type(p);
+  if (device->capability != 90 || type == MLA_FLOAT32 || p->softmax_scale <= 0) return 0;
+  if (!p->batch || !p->hq || !p->sq || !p->skv) return 0;
+  if (p->is_decode) return mla_plan_sm90_decode(device, kernel, p, workspace, plan);
+  if (p->dv % 16 || p->dn % 16 || p->dr % 16) return 0;
+  if (kernel == MLA_FORWARD) return plan_forward(device, p, type, workspace, plan);
+  if (kernel == MLA_DQ) return plan_dq(device, p, type, workspace, plan);
+  return kernel == MLA_DKV && plan_dkv(device, p, type, workspace, plan);
 }

@@ -49,18 +49,26 @@ struct OnlineSoftmax {
   __device__ explicit OnlineSoftmax(float softmax_scale)
       : scale(softmax_scale * LOG2_E), largest{-INFINITY, -INFINITY} {}
 
-  /* Makes weights of a tile's scores. What was summed under the weights so far is to be multiplied by factor[i]. */
+  /* The largest of the thread's scores so far and now. */
   template <int COUNT>
-  __device__ void weigh(float (&scores)[COUNT], float (&factor)[2]) {
+  __device__ void find_largest(const float (&scores)[COUNT], float (&most)[2]) const {
 #pragma unroll
     for (int i = 0; i < 2; i++) {
-      float most = largest[i];
+      most[i] = largest[i];
 #pragma unroll
-      for (int n = 0; n < COUNT; n += 4) most = fmaxf(most, fmaxf(scores[n + 2 * i], scores[n + 2 * i + 1]));
-      most = row_max(most);
-      float reference = most == -INFINITY ? 0 : most * scale;
+      for (int n = 0; n < COUNT; n += 4) most[i] = fmaxf(most[i], fmaxf(scores[n + 2 * i], scores[n + 2 * i + 1]));
+    }
+  }
+
+  /* Makes weights of a tile's scores; `most` are the largest of the rows. What was summed under the weights so far is to
+     be multiplied by factor[i]. */
+  template <int COUNT>
+  __device__ void weigh(float (&scores)[COUNT], const float (&most)[2], float (&factor)[2]) {
+#pragma unroll
+    for (int i = 0; i < 2; i++) {
+      float reference = most[i] == -INFINITY ? 0 : most[i] * scale;
       factor[i] = exp2_fast(largest[i] * scale - reference);
-      largest[i] = most;
+      largest[i] = most[i];
       float added = 0;
 #pragma unroll
       for (int n = 0; n < COUNT; n += 4)
@@ -72,6 +80,13 @@ struct OnlineSoftmax {
         }
       sum[i] = sum[i] * factor[i] + added;
     }
+  }
+  template <int COUNT>
+  __device__ void weigh(float (&scores)[COUNT], float (&factor)[2]) {
+    float most[2];
+    find_largest(scores, most);
+    for (int i = 0; i < 2; i++) most[i] = row_max(most[i]);
+    weigh(scores, most, factor);
   }
 
   /* After the last tile: all weights of row i of the thread, and the logarithm of their sum. */

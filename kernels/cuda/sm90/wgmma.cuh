@@ -59,15 +59,31 @@ __device__ inline void wait_for_products(float (&sums)[COUNT]) {
 
 #define MLA_SUMS_8(s, i)                                                                                               \
   "+f"(s[i]), "+f"(s[i + 1]), "+f"(s[i + 2]), "+f"(s[i + 3]), "+f"(s[i + 4]), "+f"(s[i + 5]), "+f"(s[i + 6]), "+f"(s[i + 7])
-#define MLA_SUMS_32(s, i) MLA_SUMS_8(s, i), MLA_SUMS_8(s, i + 8), MLA_SUMS_8(s, i + 16), MLA_SUMS_8(s, i + 24)
+#define MLA_SUMS_16(s, i) MLA_SUMS_8(s, i), MLA_SUMS_8(s, i + 8)
+#define MLA_SUMS_32(s, i) MLA_SUMS_16(s, i), MLA_SUMS_16(s, i + 16)
+#define MLA_SUMS_48(s, i) MLA_SUMS_32(s, i), MLA_SUMS_16(s, i + 32)
 #define MLA_SUMS_64(s, i) MLA_SUMS_32(s, i), MLA_SUMS_32(s, i + 32)
+#define MLA_SUMS_96(s, i) MLA_SUMS_64(s, i), MLA_SUMS_32(s, i + 64)
+#define MLA_SUMS_128(s, i) MLA_SUMS_64(s, i), MLA_SUMS_64(s, i + 64)
+#define MLA_NUMBERS_16 \
+  "%0,%1,%2,%3,%4,%5,%6,%7,%8,%9,%10,%11,%12,%13,%14,%15"
 #define MLA_NUMBERS_32 \
-  "%0,%1,%2,%3,%4,%5,%6,%7,%8,%9,%10,%11,%12,%13,%14,%15" \
+  MLA_NUMBERS_16 \
   ",%16,%17,%18,%19,%20,%21,%22,%23,%24,%25,%26,%27,%28,%29,%30,%31"
-#define MLA_NUMBERS_64 \
+#define MLA_NUMBERS_48 \
   MLA_NUMBERS_32 \
-  ",%32,%33,%34,%35,%36,%37,%38,%39,%40,%41,%42,%43,%44,%45,%46,%47" \
+  ",%32,%33,%34,%35,%36,%37,%38,%39,%40,%41,%42,%43,%44,%45,%46,%47"
+#define MLA_NUMBERS_64 \
+  MLA_NUMBERS_48 \
   ",%48,%49,%50,%51,%52,%53,%54,%55,%56,%57,%58,%59,%60,%61,%62,%63"
+#define MLA_NUMBERS_96 \
+  MLA_NUMBERS_64 \
+  ",%64,%65,%66,%67,%68,%69,%70,%71,%72,%73,%74,%75,%76,%77,%78,%79" \
+  ",%80,%81,%82,%83,%84,%85,%86,%87,%88,%89,%90,%91,%92,%93,%94,%95"
+#define MLA_NUMBERS_128 \
+  MLA_NUMBERS_96 \
+  ",%96,%97,%98,%99,%100,%101,%102,%103,%104,%105,%106,%107,%108,%109,%110,%111" \
+  ",%112,%113,%114,%115,%116,%117,%118,%119,%120,%121,%122,%123,%124,%125,%126,%127"
 
 /* sums = left · right, plus sums if `accumulate`: both sides in shared memory, the left by rows.
    sums += left · right: the left side in registers, as pairs at (r, 2c) (r+8, 2c) (r, 2c+8) (r+8, 2c+8).
@@ -89,7 +105,15 @@ __device__ inline void wait_for_products(float (&sums)[COUNT]) {
                  : MLA_SUMS_##COUNT(sums, 0)                                                                           \
                  : "r"(left[0]), "r"(left[1]), "r"(left[2]), "r"(left[3]), "l"(right), "n"(int(BY_COLUMNS)));          \
   }
+MLA_PRODUCTS(32, __half, "f16", 16, 16, 17, 18, 19, 20, 21)
+MLA_PRODUCTS(32, __nv_bfloat16, "bf16", 16, 16, 17, 18, 19, 20, 21)
 MLA_PRODUCTS(64, __half, "f16", 32, 32, 33, 34, 35, 36, 37)
 MLA_PRODUCTS(64, __nv_bfloat16, "bf16", 32, 32, 33, 34, 35, 36, 37)
+MLA_PRODUCTS(96, __half, "f16", 48, 48, 49, 50, 51, 52, 53)
+MLA_PRODUCTS(96, __nv_bfloat16, "bf16", 48, 48, 49, 50, 51, 52, 53)
 MLA_PRODUCTS(128, __half, "f16", 64, 64, 65, 66, 67, 68, 69)
 MLA_PRODUCTS(128, __nv_bfloat16, "bf16", 64, 64, 65, 66, 67, 68, 69)
+MLA_PRODUCTS(192, __half, "f16", 96, 96, 97, 98, 99, 100, 101)
+MLA_PRODUCTS(192, __nv_bfloat16, "bf16", 96, 96, 97, 98, 99, 100, 101)
+MLA_PRODUCTS(256, __half, "f16", 128, 128, 129, 130, 131, 132, 133)
+MLA_PRODUCTS(256, __nv_bfloat16, "bf16", 128, 128, 129, 130, 131, 132, 133)
