@@ -172,19 +172,20 @@ struct Dq {
   }
 };
 
-#define KERNEL(HEAD_QK, HEAD_V, BLOCK_Q, BLOCK_K)                                                               \
-  extern "C" __global__ void __launch_bounds__(BLOCK_Q * 2, 1)                                                  \
-      mla_attention_dq_f16_##HEAD_QK##_##HEAD_V##_##BLOCK_Q##_##BLOCK_K(const __grid_constant__ MlaArguments a) {           \
-    extern __shared__ __align__(128) char shared[];                                                             \
-    Dq<__half, HEAD_QK, HEAD_V, BLOCK_Q, BLOCK_K> dq(a, shared);                                         \
-    dq.walk();                                                                                                  \
-    dq.store();                                                                                                 \
-  }                                                                                                             \
-  extern "C" __global__ void __launch_bounds__(BLOCK_Q * 2, 1)                                                  \
-      mla_attention_dq_bf16_##HEAD_QK##_##HEAD_V##_##BLOCK_Q##_##BLOCK_K(const __grid_constant__ MlaArguments a) {          \
-    extern __shared__ __align__(128) char shared[];                                                             \
-    Dq<__nv_bfloat16, HEAD_QK, HEAD_V, BLOCK_Q, BLOCK_K> dq(a, shared);                                  \
-    dq.walk();                                                                                                  \
-    dq.store();                                                                                                 \
+template <typename T, int HEAD_QK, int HEAD_V, int BLOCK_Q, int BLOCK_K>
+__device__ inline void run(const MlaArguments &a) {
+  extern __shared__ __align__(128) char shared[];
+  Dq<T, HEAD_QK, HEAD_V, BLOCK_Q, BLOCK_K> dq(a, shared);
+  dq.walk();
+  dq.store();
+}
+
+#define ENTRY(TYPE, T, HEAD_QK, HEAD_V, BLOCK_Q, BLOCK_K)                                                          \
+  extern "C" __global__ void __launch_bounds__(BLOCK_Q * 2, 1)                                                     \
+      mla_attention_dq_##TYPE##_##HEAD_QK##_##HEAD_V##_##BLOCK_Q##_##BLOCK_K(const __grid_constant__ MlaArguments a) { \
+    run<T, HEAD_QK, HEAD_V, BLOCK_Q, BLOCK_K>(a);                                                                  \
   }
-MLA_SM80_BACKWARD(KERNEL)
+#define KERNELS(HEAD_QK, HEAD_V, BLOCK_Q, BLOCK_K)          \
+  ENTRY(f16, __half, HEAD_QK, HEAD_V, BLOCK_Q, BLOCK_K)     \
+  ENTRY(bf16, __nv_bfloat16, HEAD_QK, HEAD_V, BLOCK_Q, BLOCK_K)
+MLA_SM80_BACKWARD(KERNELS)
