@@ -31,8 +31,8 @@ const kernels = ['forward', 'delta', 'dq', 'dkv'];
 
 /** Nothing is launched for outputs without elements. */
 function hasOutputs(c: Case, kernel: string): boolean {
-  const { b, hq, hkv, sq, skv } = problemOf(c);
-  return b * (kernel === 'dkv' ? hkv * skv : hq * sq) > 0;
+  const { b, hq, hkv, sq, skv, dr } = problemOf(c);
+  return b * (kernel === 'dkv' ? (hkv + dr) * skv : hq * sq) > 0;
 }
 
 /** Type and precision by their numbers in mla_params.h. */

@@ -7,6 +7,7 @@ import { join } from 'node:path';
 import { fileURLToPath, pathToFileURL } from 'node:url';
 import { Worker } from 'node:worker_threads';
 import * as tf from '@tensorflow/tfjs-core';
+import { forgetHostCopies } from '../kernels/tensorflow/hostCopies.js';
 import type { TensorflowBackend } from '../kernels/tensorflow/index.js';
 import { mlaAttention } from '../src/index.js';
 import { attentionCases } from './cases.js';
@@ -199,6 +200,27 @@ describe('tensorflow', () => {
       const got = refuse('MLAAttention', [x, x, x, none, noLengths, noLengths], { layout: 'hbsd' });
       expectTrue(got.includes(`Value for attr 'layout' of "hbsd" is not in the list of allowed values`), got);
       tf.dispose([x, none, noLengths]);
+    });
+
+    it('gives a tensor another handle of the same memory, for reads after it has changed', async () => {
+      const [cache, rope] = [tf.zeros<tf.Rank.R3>([1, 4, 8]), tf.zeros<tf.Rank.R3>([1, 4, 8])];
+      const [rows, lengths] = [tf.ones<tf.Rank.R3>([1, 1, 8]), tf.tensor2d([[1], [1]], [2, 1], 'int32')];
+      const [before] = backendOf().getInputTensorIds([cache]);
+      const held = backendOf().binding.getNumOfTensors();
+      forgetHostCopies([cache], backendOf());
+      const [after] = backendOf().getInputTensorIds([cache]);
+      expectTrue(after !== before, 'expected another handle');
+      expectEqual(backendOf().binding.getNumOfTensors(), held, 'handles');
+      tf.engine().runKernel('MLACacheAppend', {
+        cKv: cache,
+        kRope: rope,
+        newCkv: rows,
+        newKRope: rows,
+        lengths,
+      });
+      const expected = Array.from({ length: 32 }, (_, index) => Number(index >= 8 && index < 16));
+      expectEqual([...(await cache.data())], expected, 'what is written through the new handle');
+      tf.dispose([cache, rope, rows, lengths]);
     });
 
     it('keeps no handle and makes no kernel anew for other lengths', async () => {

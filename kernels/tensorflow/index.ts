@@ -8,6 +8,7 @@ import { registerKernels } from '../../src/core/register.js';
 import type { Kernels, Plan } from '../../src/core/register.js';
 import type { AttentionInputs, BackwardInputs, DecodeInputs } from '../../src/core/kernelInputs.js';
 import { planOnGpu, precisionOnGpu, requireCuda } from './gpu.js';
+import { forgetHostCopies } from './hostCopies.js';
 import { registerOps } from './native.js';
 import type { NativeReport } from './native.js';
 
@@ -50,13 +51,12 @@ const kernels: Kernels<TensorflowBackend> = {
   [names.MLADecodeDkv]: (problem, inputs, backend) =>
     run(names.MLADecodeDkv, problem, [...decodeInputs(inputs), ...backwardInputs(inputs)], 2, backend),
   // in place: the op writes through the memory of its inputs
-  [names.MLACacheAppend]: (_problem, { cKv, kRope, newCkv, newKRope, lengths }, backend) =>
-    backend.executeMultipleOutputs(
-      names.MLACacheAppend,
-      [typeAttribute(backend)],
-      [cKv, kRope, newCkv, newKRope, lengths],
-      0,
-    ),
+  [names.MLACacheAppend]: (_problem, { cKv, kRope, newCkv, newKRope, lengths }, backend) => {
+    const inputs = [cKv, kRope, newCkv, newKRope, lengths];
+    const none = backend.executeMultipleOutputs(names.MLACacheAppend, [typeAttribute(backend)], inputs, 0);
+    if (backend.isUsingGpuDevice) forgetHostCopies([cKv, kRope], backend);
+    return none;
+  },
 };
 
 /**

@@ -19,6 +19,8 @@ export const tfjsNode = process.env.MLA_TEST_TFJS_NODE ?? '@tensorflow/tfjs-node
 
 /** Loads tfjs-node and our ops. Resolves to what is missing, or to undefined. */
 export async function loadTensorflow(): Promise<string | undefined> {
+  // on a GPU TensorFlow multiplies float32 matrices in TF32, which is too coarse to compare with
+  process.env.NVIDIA_TF32_OVERRIDE ??= '0';
   try {
     // another one is taken by being there first
     if (process.env.MLA_TEST_TFJS_NODE) createRequire(import.meta.url)(tfjsNode);

@@ -120,6 +120,12 @@ static void plan_dq(const MlaDevice *device, MlaPlan *plan, void *workspace, Mla
     launch_numbers(plan, module, "mla_attention_dq_sum", query_rows(p) * depth, arguments);
 }
 
+static int64_t rope_numbers(const MlaParams *p) { return (int64_t)p->batch * p->skv * p->dr; }
+
+static void launch_rope_sum(MlaPlan *plan, const MlaArguments *arguments) {
+  launch_numbers(plan, "general/mla_attention_dkv", "mla_attention_dkv_rope", rope_numbers(&arguments->params), arguments);
+}
+
 static void plan_dkv(MlaPlan *plan, void *workspace, MlaArguments *arguments) {
   const MlaParams *p = &arguments->params;
   const char *module = "general/mla_attention_dkv";
@@ -130,12 +136,12 @@ static void plan_dkv(MlaPlan *plan, void *workspace, MlaArguments *arguments) {
   int64_t k_parts = tiles_of(depth, tiling->columns);
   int64_t v_parts = tiles_of(p->dv, p->is_decode ? tiling->columns : dkv_value_columns[n]);
   int is_summed = p->dr > 0 && p->hkv > 1;
-  int64_t ropes = (int64_t)p->batch * p->skv * p->dr;
+  int64_t ropes = rope_numbers(p);
   if (is_summed)
     arguments->partial_out = mla_take(plan, workspace, (size_t)p->hkv * (size_t)ropes * sizeof(float));
   int64_t blocks = tiles_of(p->skv, tiling->rows) * p->batch * p->hkv * (k_parts > v_parts ? k_parts : v_parts);
   launch_tiles(plan, module, tiling, blocks, arguments);
-  if (is_summed) launch_numbers(plan, module, "mla_attention_dkv_rope", ropes, arguments);
+  if (is_summed) launch_rope_sum(plan, arguments);
 }
 
 int mla_plan_general(const MlaDevice *device, MlaKernel kernel, const MlaParams *p, void *workspace, MlaPlan *plan) {
@@ -152,7 +158,10 @@ int mla_plan_general(const MlaDevice *device, MlaKernel kernel, const MlaParams 
       if (has_rows) plan_dq(device, plan, workspace, &arguments);
       break;
     case MLA_DKV:
-      if (has_keys) plan_dkv(plan, workspace, &arguments);
+      if (has_keys)
+        plan_dkv(plan, workspace, &arguments);
+      else if (rope_numbers(p) > 0) /* a sum over no heads */
+        launch_rope_sum(plan, &arguments);
       break;
   }
   return 1;

@@ -22,7 +22,7 @@ template <typename T>
 __device__ inline void convert(const MlaParams &p, float factor) {
   for_each_four(p, [&](float4 four, int64_t to) {
     *reinterpret_cast<uint2 *>(static_cast<T *>(p.out.start) + to) =
-        make_uint2(pack(four.x * factor, four.y * factor, T()), pack(four.z * factor, four.w * factor, T()));
+        make_uint2(pack_input(four.x * factor, four.y * factor, T()), pack_input(four.z * factor, four.w * factor, T()));
   });
 }
 

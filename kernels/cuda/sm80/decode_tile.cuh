@@ -62,8 +62,8 @@ template <typename T>
 __device__ inline void copy_chunk(unsigned to, const float *from, bool is_there, float by = 1) {
   float4 low{}, high{};
   if (is_there) low = reinterpret_cast<const float4 *>(from)[0], high = reinterpret_cast<const float4 *>(from)[1];
-  store_chunk(to, pack(low.x * by, low.y * by, T()), pack(low.z * by, low.w * by, T()), pack(high.x * by, high.y * by, T()),
-              pack(high.z * by, high.w * by, T()));
+  store_chunk(to, pack_input(low.x * by, low.y * by, T()), pack_input(low.z * by, low.w * by, T()),
+              pack_input(high.x * by, high.y * by, T()), pack_input(high.z * by, high.w * by, T()));
 }
 
 /* Copies the rows [first, first + ROWS), 0 from `end` on: eight threads a row. Floats are converted at once, on their way

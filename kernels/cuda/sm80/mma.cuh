@@ -18,6 +18,13 @@ __device__ inline float2 unpack(unsigned pair, __nv_bfloat16) {
   return __bfloat1622float2(reinterpret_cast<__nv_bfloat162 &>(pair));
 }
 
+/* The same of inputs: what is too large for a half becomes the largest; NaN stays. */
+__device__ inline float clamp_to_half(float x) { return fabsf(x) > 65504 ? copysignf(65504, x) : x; }
+__device__ inline unsigned pack_input(float first, float second, __half type) {
+  return pack(clamp_to_half(first), clamp_to_half(second), type);
+}
+__device__ inline unsigned pack_input(float first, float second, __nv_bfloat16 type) { return pack(first, second, type); }
+
 /* sums += left · right, 16x8x16. In terms of lane/4 = r and lane%4 = c:
    sums  (r, 2c) (r, 2c+1) (r+8, 2c) (r+8, 2c+1)
    left  pairs at (r, 2c) (r+8, 2c) (r, 2c+8) (r+8, 2c+8); right  pairs down the column r at rows 2c and 2c+8 */
