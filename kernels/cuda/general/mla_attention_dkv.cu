@@ -123,7 +123,7 @@ static __device__ __forceinline__ void key_value_gradient(const MlaArguments &a)
       float row_lse = lse[T::walked(j)] * LOG2_E, column[T::Rows::COUNT];
 #pragma unroll
       for (int i = 0; i < T::Rows::COUNT; i++) {
-        Range seeing = is_masked ? ranges[T::row(i)] : EVERYTHING;
+        Range seeing = is_masked ? ranges[T::row(i)] : Range(EVERYTHING);
         float weight = exp2_of(fmaf(products[i][j], scale, -row_lse));
         column[i] = at >= seeing.lo && at < seeing.hi ? weight : 0;
       }

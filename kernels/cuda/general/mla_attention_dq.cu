@@ -58,7 +58,7 @@ static __device__ __forceinline__ void query_gradient(const MlaArguments &a) {
       float column[T::Rows::COUNT];
 #pragma unroll
       for (int i = 0; i < T::Rows::COUNT; i++) {
-        Range seen = is_masked ? ranges[T::row(i)] : EVERYTHING;
+        Range seen = is_masked ? ranges[T::row(i)] : Range(EVERYTHING);
         float weight = exp2_of(fmaf(products[i][j], scale, -lse[T::row(i)]));
         column[i] = at >= seen.lo && at < seen.hi ? weight : 0;
       }
