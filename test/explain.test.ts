@@ -1,6 +1,7 @@
 /** explain() tells what would run, and it is what runs. */
 import type { WebGPUBackend } from '@tensorflow/tfjs-backend-webgpu';
 import * as tf from '@tensorflow/tfjs-core';
+import type { TensorflowBackend } from '../kernels/tensorflow/index.js';
 import { compiledKeys } from '../kernels/webgpu/pipeline.js';
 import { explain, mlaAttention, mlaDecode } from '../src/index.js';
 import type { KernelName } from '../src/index.js';
@@ -24,7 +25,7 @@ const lanes = {
   cpu: ['reference'],
   wasm: ['SIMD', 'relaxed SIMD'],
   webgpu: ['T1', 'T1s', 'T2', 'T3', 'T3x'],
-  tensorflow: ['sse2', 'avx2', 'avx512'],
+  tensorflow: ['sse2', 'avx2', 'avx512', 'sm_90a', 'sm_80', 'general'],
 };
 
 function ones4(shape: number[]): tf.Tensor4D {
@@ -131,6 +132,8 @@ describe('explain', () => {
       });
       return;
     }
+
+    if (backend === 'tensorflow' && (tf.backend() as TensorflowBackend).isUsingGpuDevice) return;
 
     if (backend === 'tensorflow') {
       it('says on tensorflow what the CPU kernels use, and that narrow precisions are computed in float32', () => {

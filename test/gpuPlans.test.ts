@@ -35,8 +35,8 @@ describe('gpuPlans', () => {
       'tfjs-mla/node: required: a GPU of compute capability 8.0 or newer, got Tesla T4 with 7.5; set CUDA_VISIBLE_DEVICES=-1 to compute on the CPU, or CUDA_VISIBLE_DEVICES to another GPU',
     );
     expectThrows(
-      () => requireCuda({ ...host, noCuda: 'a library built without nvcc' }),
-      "tfjs-mla/node: required: kernels for the GPU that TensorFlow uses, got a library built without nvcc; in the repository 'npm run setup:nvcc' and 'npm run build:native' make them; or set CUDA_VISIBLE_DEVICES=-1 to compute on the CPU",
+      () => requireCuda({ ...host, noCuda: 'CUDA: this build has no kernels for GPUs' }),
+      'tfjs-mla/node: required: our kernels on the GPU that TensorFlow uses, missing: CUDA: this build has no kernels for GPUs; npx tfjs-mla doctor tells more, or set CUDA_VISIBLE_DEVICES=-1 to compute on the CPU',
     );
   });
 

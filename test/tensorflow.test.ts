@@ -1,10 +1,10 @@
 /** What is peculiar to TensorFlow: narrow types, messages of the ops themselves, Workers, a second copy of the library. */
 import { spawnSync } from 'node:child_process';
-import { copyFileSync, mkdtempSync, rmSync } from 'node:fs';
+import { copyFileSync, existsSync, mkdtempSync, rmSync } from 'node:fs';
 import { createRequire } from 'node:module';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import { fileURLToPath } from 'node:url';
+import { fileURLToPath, pathToFileURL } from 'node:url';
 import { Worker } from 'node:worker_threads';
 import * as tf from '@tensorflow/tfjs-core';
 import type { TensorflowBackend } from '../kernels/tensorflow/index.js';
@@ -134,6 +134,10 @@ function refuse(
   throw new Error(`expected ${op} to refuse, got none`);
 }
 
+function entryOf(name: string): string {
+  return createRequire(import.meta.url).resolve(name);
+}
+
 describe('tensorflow', () => {
   if (!isTensorflowProcess) {
     it.skip('tensorflow: runs in npm run mocha:tensorflow');
@@ -251,6 +255,36 @@ describe('tensorflow', () => {
       x.dispose();
     }).timeout(60_000);
   });
+
+  /** As a program of a user's: plain Node, the package as npm run build makes it, by its own name. */
+  const orders = ['tfjs-mla/node', tfjsNode].flatMap((first) =>
+    ['module', 'commonjs'].map((type) => ({ first, type })),
+  );
+  for (const { first, type } of orders) {
+    const title = `computes in plain Node, ${first === tfjsNode ? 'tfjs-node' : 'our door'} first, ${type}`;
+    if (!existsSync(new URL('../dist/src/node.js', import.meta.url))) {
+      it.skip(`${title}: no dist: npm run build makes it`);
+      continue;
+    }
+    it(title, () => {
+      const load = (name: string): string =>
+        type === 'module' ? `await import(${JSON.stringify(name)})` : `require(${JSON.stringify(name)})`;
+      const code = `
+        ${load(type === 'module' && first === tfjsNode ? pathToFileURL(entryOf(first)).href : first)};
+        ${load('tfjs-mla/node')};
+        const { ones } = ${load('@tensorflow/tfjs-core')};
+        const { mlaAttention } = ${load('tfjs-mla')};
+        const x = ones([1, 3, 1, 4]);
+        console.log(mlaAttention(x, x, x).dataSync().every((value) => Math.abs(value - 1) < 1e-6));
+      `;
+      const flags = type === 'module' ? ['--input-type=module'] : [];
+      const { stdout, stderr } = spawnSync(process.execPath, [...flags, '-e', code], {
+        cwd: fileURLToPath(new URL('..', import.meta.url)),
+        encoding: 'utf8',
+      });
+      expectEqual(stdout.trim().split('\n').at(-1), 'true', stderr);
+    });
+  }
 
   it('says so where TensorFlow is not loaded', () => {
     const code = `try { require(${JSON.stringify(library)}).register() } catch (error) { console.log(error.message) }`;

@@ -1,4 +1,4 @@
-import { enableProdMode, setBackend } from '@tensorflow/tfjs-core';
+import { enableProdMode, findBackend, setBackend } from '@tensorflow/tfjs-core';
 import { openDawn } from '../../src/device/node.js';
 import type { OpenedDawn } from '../../src/device/node.js';
 import '../../src/index.js';
@@ -30,7 +30,7 @@ export async function chooseBackend(wanted?: BackendName): Promise<ChosenBackend
   }
   if (wanted === undefined || wanted === 'tensorflow') {
     const missing = await missingTensorflow();
-    if (!missing) return use('tensorflow', 'libtensorflow, all processors', passedOver);
+    if (!missing) return use('tensorflow', `libtensorflow, ${tensorflowDevice()}`, passedOver);
     passedOver.push(`tensorflow: ${missing}`);
   }
   if (wanted === undefined || wanted === 'wasm') {
@@ -53,6 +53,11 @@ async function missingTensorflow(): Promise<string | undefined> {
   } catch (error) {
     return (error as Error).message.replace('tfjs-mla/node: ', '');
   }
+}
+
+function tensorflowDevice(): string {
+  const { isUsingGpuDevice } = findBackend('tensorflow') as unknown as { isUsingGpuDevice: boolean };
+  return isUsingGpuDevice ? 'on the GPU' : 'all processors';
 }
 
 function missingWebgpu(dawn: OpenedDawn, acceptSoftware: boolean): string | undefined {

@@ -236,7 +236,7 @@ static const char *encode(const MlaMap *map, const char *function, CuTensorMap *
 }
 
 static const char *run_launch(const MlaLaunch *launch, MlaStream stream) {
-  CuFunction function;
+  CuFunction function = NULL;
   CuTensorMap maps[MLA_MOST_MAPS];
   void *parameters[1 + MLA_MOST_MAPS] = {(void *)&launch->arguments};
   const char *error = function_of(launch, &function);
@@ -267,6 +267,7 @@ const char *mla_cuda_report(MlaCudaReport *report) {
   if (!error) error = failure(cu.cuDeviceGet(&first, 0), "cuDeviceGet", NULL);
   if (!error) error = failure(cu.cuDeviceGetName(report->device, sizeof report->device, first), "cuDeviceGetName", NULL);
   if (!error) error = capability_of(first, &report->capability);
+  if (!error) error = attribute(MULTIPROCESSORS, first, &report->multiprocessors);
   if (!error) error = image_of(&mla_modules[0], &image);
   report->driver_version = driver_version;
   report->images = driver_version >= NEWER_DRIVER ? 13 : 12;

@@ -12,7 +12,8 @@ const char *mla_cuda_open(void);
 
 typedef struct {
   char device[96];       /* its name */
-  int capability;        /* as in MlaDevice */
+  int capability;        /* as in MlaDevice, and so is the next */
+  int multiprocessors;
   int driver_version;    /* the newest CUDA that the driver knows: 13000 for 13.0 */
   int images;            /* the CUDA that the modules for this driver were compiled by: 12 or 13 */
 } MlaCudaReport;

@@ -9,6 +9,7 @@
 struct Range {
   int lo, hi;
 };
+__device__ inline Range everything() { return {0, 0x7fffffff}; }
 
 __device__ inline int clamp_length(const int32_t *lengths, int batch, int size) {
   return lengths ? min(max(lengths[batch], 0), size) : size;

@@ -53,7 +53,7 @@ static void set_number(napi_env env, napi_value object, const char *name, int nu
   napi_set_named_property(env, object, name, value);
 }
 
-/* Of the GPU: {device, capability, driver, images}, or in a sentence why there is none for the ops. */
+/* Of the GPU: {device, capability, multiprocessors, driver, images}, or in a sentence why there is none for the ops. */
 static void set_cuda(napi_env env, napi_value report) {
   MlaCudaReport found;
   napi_value cuda;
@@ -65,6 +65,7 @@ static void set_cuda(napi_env env, napi_value report) {
   napi_create_object(env, &cuda);
   set_text(env, cuda, "device", found.device);
   set_number(env, cuda, "capability", found.capability);
+  set_number(env, cuda, "multiprocessors", found.multiprocessors);
   set_number(env, cuda, "driver", found.driver_version);
   set_number(env, cuda, "images", found.images);
   napi_set_named_property(env, report, "cuda", cuda);

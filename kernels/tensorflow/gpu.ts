@@ -36,10 +36,9 @@ const onTheCpu = 'set CUDA_VISIBLE_DEVICES=-1 to compute on the CPU';
 /** The GPU, if there are kernels for it; else an error that says what would work. */
 export function requireCuda({ cuda, noCuda }: NativeReport): CudaReport {
   if (!cuda) {
-    const lack = noCuda ?? 'a native library without any';
     fail(
       'tfjs-mla/node',
-      `required: kernels for the GPU that TensorFlow uses, got ${lack}; in the repository 'npm run setup:nvcc' and 'npm run build:native' make them; or ${onTheCpu}`,
+      `required: our kernels on the GPU that TensorFlow uses, missing: ${noCuda}; npx tfjs-mla doctor tells more, or ${onTheCpu}`,
     );
   }
   if (cuda.capability < leastCapability) {

@@ -2,7 +2,8 @@
 
     python3 test/bench/torch_peers.py '{"op": "attention", "b": 1, "h": 16, "s": 1024, "dqk": 192, "dv": 128}'
 
-or likewise for "decode" and "training"; it prints one line of JSON: {"versions": …, "results": {kernel: [{"peer", "wallMs", "spreadMs", "gpuMs", "isSlow"}]}}.
+or likewise for "decode" and "training"; it prints one line of JSON: {"versions": …, "results": {kernel:
+[{"peer", "wallMs", "spreadMs", "gpuMs", "isSlow"}]}}.
 All in bfloat16, attention causal, inputs resident. tfjs-mla's own bench measures in the same way: see figure.ts, clock.ts.
 """
 

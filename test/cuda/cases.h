@@ -59,7 +59,7 @@ struct Case {
   bool is_timed = false;
 
   static constexpr float NAN_SCALE = -12345;
-  int key_heads() const { return hkv ? hkv : hq; }
+  int key_heads() const { return is_decode ? 1 : hkv ? hkv : hq; }
   int keys() const { return skv < 0 ? sq : skv; }
   int dqk() const { return dn + dr; }
   float scale() const;

@@ -14,7 +14,16 @@ const copy = join(app, packageFolder);
 const tsx = import.meta.resolve('tsx');
 
 /** Goldens, gradients on the numbers of small shapes, the ops' own peculiarities, and what is made of them. */
-const specs = ['golden', 'gradients', 'tensorflow', 'mlaAttention', 'mlaDecode', 'latentCache', 'training'];
+const specs = [
+  'smoke',
+  'golden',
+  'gradients',
+  'tensorflow',
+  'mlaAttention',
+  'mlaDecode',
+  'latentCache',
+  'training',
+];
 
 function node(args: string[], cwd: string, environment: Record<string, string> = {}): number | null {
   const env = { ...process.env, ...environment };

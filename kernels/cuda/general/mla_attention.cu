@@ -1,12 +1,13 @@
-/* MLAAttention and MLADecode, F1-F4 of gradients/README.md with the softmax online (FlashAttention-2, arXiv:2307.08691,
-   algorithm 1):
+/* MLAAttention and MLADecode, F1-F4 of gradients/README.md with the softmax online (FlashAttention-2,
+   arXiv:2307.08691, algorithm 1):
      scores = Q·Kᵀ → P = exp(scores − max) → sums = sums · alpha + P·V
-   Scores and maxima are in powers of 2. Where the keys are split, partial_out is [splits, batch, hq, sq, dv] and partial_lse
-   [splits, batch, hq, sq], and mla_attention_merge makes one of them. */
+   Scores and maxima are in powers of 2. Where the keys are split, partial_out is [splits, batch, hq, sq, dv] and
+   partial_lse [splits, batch, hq, sq], and mla_attention_merge makes one of them. */
 #include "query_tile.cuh"
 #include "results.cuh"
 
-/* A row's scores become weights against the greatest score so far; returns what its sums so far are to be multiplied by. */
+/* A row's scores become weights against the greatest score so far; returns what its sums so far are to be multiplied
+   by. */
 template <class T>
 static __device__ __forceinline__ float weigh_row(float (&scores)[T::Walked::COUNT], float &row_max, float &row_total) {
   float greatest = row_max;
@@ -84,7 +85,7 @@ static __device__ __forceinline__ void attend(const MlaArguments &a) {
       float column[T::Rows::COUNT];
 #pragma unroll
       for (int i = 0; i < T::Rows::COUNT; i++) column[i] = scores[i][j];
-      weights.write(column, T::walked(j));
+      weights.write(column, T::walked(j) / 4, j % 4);
     }
     /* F4 so far */
     int slices = slices_of(min(WALK, tile.end_key - key), C::SLICE);
@@ -94,7 +95,7 @@ static __device__ __forceinline__ void attend(const MlaArguments &a) {
           key += WALK;
           if (key < tile.end_key) load_scores(0, stage);
         },
-        [&](int n, const float *stage) { multiply_weights<T, C>(sums, weights, stage, n * C::SLICE); });
+        [&](int n, const float *stage) { multiply_weights<T, C>(sums, weights, stage, n); });
   }
 
   int64_t part = (int64_t)tile.split * p.batch * p.hq * p.sq;
@@ -105,9 +106,10 @@ static __device__ __forceinline__ void attend(const MlaArguments &a) {
     for (int lane = T::LANES / 2; lane > 0; lane /= 2) total += __shfl_xor_sync(0xffffffff, total, lane);
     if (!tile.exists(T::row(i))) continue;
     int64_t stat = tile.stat(p, T::row(i));
+    int position = tile.position(T::row(i)), head = tile.head(T::row(i));
     Target to = a.splits > 1 ? float_target((float *)a.partial_out, part + stat, 0, p.dv)
-                             : target(p.out, p.type, tile.batch, tile.position(T::row(i)), tile.head(T::row(i)), 0, p.dv);
-    write_sums<C>(to, sums[i], T::lane(), tile.first_column, total == 0 ? 0 : 1 / total);
+                             : target(p.out, p.type, tile.batch, position, head, 0, p.dv);
+    write_sums<C, IS_FAST>(to, sums[i], T::lane(), tile.first_column, total == 0 ? 0 : 1 / total);
     float *lse = a.splits > 1 ? a.partial_lse + part : p.lse;
     if (T::lane() == 0 && tile.first_column == 0) lse[stat] = total == 0 ? -INFINITY : row_max[i] * LN_2 + logf(total);
   }

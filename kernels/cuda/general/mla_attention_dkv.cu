@@ -1,8 +1,10 @@
-/* MLAAttentionDkv and MLADecodeDkv, B2, B3, B5-B7 of gradients/README.md. A block owns some keys and walks over the rows that
-   see them, of all query heads that read their head, packed as in query_tile.cuh; all products are transposed:
-     scoresᵀ = K·Qᵀ → Pᵀ = exp(scores − lse) → dV += Pᵀ·dOut; dPᵀ = V·dOutᵀ → dSᵀ = P·(dP − delta) → dK += dSᵀ·Q
-   The rope part of dK is summed over the heads: partial_out is [hkv, batch, skv, dr] where there are several of them, and
-   mla_attention_dkv_rope adds them up. In decode the latent is key and value, and one sum takes both. */
+/* MLAAttentionDkv and MLADecodeDkv, B2, B3, B5-B7 of gradients/README.md. A block owns some keys and walks over the
+   rows that see them, of all query heads that read their head, packed as in query_tile.cuh; all products are
+   transposed:
+     scoresᵀ = K·Qᵀ → Pᵀ = exp(scores − lse) → dV += Pᵀ·dOut
+     dPᵀ = V·dOutᵀ → dSᵀ = P·(dP − delta) → dK += dSᵀ·Q
+   The rope part of dK is summed over the heads: partial_out is [hkv, batch, skv, dr] where there are several of them,
+   and mla_attention_dkv_rope adds them up. In decode the latent is key and value, and one sum takes both. */
 #include "../plan.h"
 #include "../visibility.cuh"
 #include "results.cuh"
@@ -121,18 +123,18 @@ static __device__ __forceinline__ void key_value_gradient(const MlaArguments &a)
       float row_lse = lse[T::walked(j)] * LOG2_E, column[T::Rows::COUNT];
 #pragma unroll
       for (int i = 0; i < T::Rows::COUNT; i++) {
-        Range seeing = is_masked ? ranges[T::row(i)] : Range{0, INT_MAX};
+        Range seeing = is_masked ? ranges[T::row(i)] : everything();
         float weight = exp2_of(fmaf(products[i][j], scale, -row_lse));
         column[i] = at >= seeing.lo && at < seeing.hi ? weight : 0;
       }
-      weights.write(column, T::walked(j));
+      weights.write(column, T::walked(j) / 4, j % 4);
     }
     /* B5 */
     stages.product(
         slices_of(count, CV::SLICE), load_d_out, [&](float *stage) { load_d_p(0, stage); },
         [&](int n, const float *stage) {
-          if constexpr (IS_DECODE) multiply_weights<T, CK>(d_k, weights, stage, n * CK::SLICE);
-          else multiply_weights<T, CV>(d_v, weights, stage, n * CV::SLICE);
+          if constexpr (IS_DECODE) multiply_weights<T, CK>(d_k, weights, stage, n);
+          else multiply_weights<T, CV>(d_v, weights, stage, n);
         });
     /* B2 */
     clear(products);
@@ -141,10 +143,10 @@ static __device__ __forceinline__ void key_value_gradient(const MlaArguments &a)
 #pragma unroll
     for (int j = 0; j < T::Walked::COUNT; j++) {
       float row_delta = delta[T::walked(j)], column[T::Rows::COUNT];
-      weights.read(column, T::walked(j));
+      weights.read(column, T::walked(j) / 4, j % 4);
 #pragma unroll
       for (int i = 0; i < T::Rows::COUNT; i++) column[i] *= (products[i][j] - row_delta) * p.softmax_scale;
-      weights.write(column, T::walked(j));
+      weights.write(column, T::walked(j) / 4, j % 4);
     }
     /* B6, B7 */
     stages.product(
@@ -156,21 +158,24 @@ static __device__ __forceinline__ void key_value_gradient(const MlaArguments &a)
           load_scores(0, stage);
           stage_stats(stats + turn * 2 * WALK, p, tile, row);
         },
-        [&](int n, const float *stage) { multiply_weights<T, CK>(d_k, weights, stage, n * CK::SLICE); });
+        [&](int n, const float *stage) { multiply_weights<T, CK>(d_k, weights, stage, n); });
   }
 
 #pragma unroll
   for (int i = 0; i < T::Rows::COUNT; i++) {
     if (!tile.exists(T::row(i))) continue;
     int key = tile.first_key + T::row(i);
-    write_sums<CK>(target(p.d_k, p.type, tile.batch, key, tile.kv_head, 0, p.dn), d_k[i], T::lane(), k_column, 1);
-    if constexpr (!IS_DECODE)
-      write_sums<CV>(target(p.d_v, p.type, tile.batch, key, tile.kv_head, 0, p.dv), d_v[i], T::lane(), v_column, 1);
+    Target nope = target(p.d_k, p.type, tile.batch, key, tile.kv_head, 0, p.dn);
+    write_sums<CK, IS_FAST>(nope, d_k[i], T::lane(), k_column, 1);
+    if constexpr (!IS_DECODE) {
+      Target value = target(p.d_v, p.type, tile.batch, key, tile.kv_head, 0, p.dv);
+      write_sums<CV, IS_FAST>(value, d_v[i], T::lane(), v_column, 1);
+    }
     if (p.dr == 0) continue;
     int64_t part = ((int64_t)tile.kv_head * p.batch + tile.batch) * p.skv + key;
     Target rope = p.hkv > 1 ? float_target((float *)a.partial_out, part, p.dn, p.dr)
                             : target(p.d_k_rope, p.type, tile.batch, key, 0, p.dn, p.dr);
-    write_sums<CK>(rope, d_k[i], T::lane(), k_column, 1);
+    write_sums<CK, IS_FAST>(rope, d_k[i], T::lane(), k_column, 1);
   }
 }
 

@@ -58,11 +58,11 @@ static __device__ __forceinline__ void query_gradient(const MlaArguments &a) {
       float column[T::Rows::COUNT];
 #pragma unroll
       for (int i = 0; i < T::Rows::COUNT; i++) {
-        Range seen = is_masked ? ranges[T::row(i)] : Range{0, INT_MAX};
+        Range seen = is_masked ? ranges[T::row(i)] : everything();
         float weight = exp2_of(fmaf(products[i][j], scale, -lse[T::row(i)]));
         column[i] = at >= seen.lo && at < seen.hi ? weight : 0;
       }
-      weights.write(column, T::walked(j));
+      weights.write(column, T::walked(j) / 4, j % 4);
     }
     /* B2 */
     clear(products);
@@ -71,10 +71,10 @@ static __device__ __forceinline__ void query_gradient(const MlaArguments &a) {
 #pragma unroll
     for (int j = 0; j < T::Walked::COUNT; j++) {
       float column[T::Rows::COUNT];
-      weights.read(column, T::walked(j));
+      weights.read(column, T::walked(j) / 4, j % 4);
 #pragma unroll
       for (int i = 0; i < T::Rows::COUNT; i++) column[i] *= products[i][j] - delta[T::row(i)];
-      weights.write(column, T::walked(j));
+      weights.write(column, T::walked(j) / 4, j % 4);
     }
     /* B4 */
     int slices = slices_of(min(WALK, tile.end_key - key), C::SLICE);
@@ -84,7 +84,7 @@ static __device__ __forceinline__ void query_gradient(const MlaArguments &a) {
           key += WALK;
           if (key < tile.end_key) load_scores(0, stage);
         },
-        [&](int n, const float *stage) { multiply_weights<T, C>(sums, weights, stage, n * C::SLICE); });
+        [&](int n, const float *stage) { multiply_weights<T, C>(sums, weights, stage, n); });
   }
 
   int64_t part = (int64_t)tile.split * p.batch * p.hq * p.sq;
@@ -94,14 +94,14 @@ static __device__ __forceinline__ void query_gradient(const MlaArguments &a) {
     if (!tile.exists(row)) continue;
     if (a.splits > 1) {
       Target to = float_target((float *)a.partial_out, part + tile.stat(p, row), 0, p.dn + p.dr);
-      write_sums<C>(to, sums[i], T::lane(), tile.first_column, p.softmax_scale);
+      write_sums<C, IS_FAST>(to, sums[i], T::lane(), tile.first_column, p.softmax_scale);
       continue;
     }
     Target nope = target(p.d_q, p.type, tile.batch, tile.position(row), tile.head(row), 0, p.dn);
-    write_sums<C>(nope, sums[i], T::lane(), tile.first_column, p.softmax_scale);
+    write_sums<C, IS_FAST>(nope, sums[i], T::lane(), tile.first_column, p.softmax_scale);
     if (p.dr == 0) continue;
     Target rope = target(p.d_q_rope, p.type, tile.batch, tile.position(row), tile.head(row), p.dn, p.dr);
-    write_sums<C>(rope, sums[i], T::lane(), tile.first_column, p.softmax_scale);
+    write_sums<C, IS_FAST>(rope, sums[i], T::lane(), tile.first_column, p.softmax_scale);
   }
 }
 

@@ -42,10 +42,11 @@ static int is_fast_tensor(const MlaRows *rows) {
   return (uintptr_t)rows->start % 16 == 0 && strides % 4 == 0 && rows->position <= INT32_MAX && rows->head <= INT32_MAX;
 }
 
-/* What operands.cuh asks of a fast call. */
+/* What operands.cuh asks of a fast call. Tensors that the kernel does not have are empty, and do no harm. */
 static int is_fast(const MlaParams *p) {
-  const MlaRows *tensors[] = {&p->q, &p->k, &p->v, &p->d_out, &p->q_rope, &p->k_rope};
-  int count = p->dr ? 6 : 4;
+  const MlaRows *tensors[] = {&p->q,      &p->k,      &p->v,        &p->out,      &p->d_out,    &p->d_q,
+                              &p->d_k,    &p->d_v,    &p->q_rope,   &p->k_rope,   &p->d_q_rope, &p->d_k_rope};
+  int count = p->dr ? 12 : 8;
   if (p->type != MLA_FLOAT32 || (p->dn | p->dr | p->dv) % MLA_GENERAL_CHUNK != 0) return 0;
   for (int n = 0; n < count; n++)
     if (!is_fast_tensor(tensors[n])) return 0;
@@ -85,8 +86,8 @@ static const Tiling *tiling_of(const Tiling *tilings, size_t count, int columns)
 
 /* Plans what query_tile.cuh says: `columns` of a result for each row of queries. Where there are fewer blocks than
    multiprocessors they share the keys; returns whether they do. */
-static int plan_query_tiles(const MlaDevice *device, MlaPlan *plan, const char *module, const Tiling *tiling, int columns,
-                            void *workspace, MlaArguments *arguments) {
+static int plan_query_tiles(const MlaDevice *device, MlaPlan *plan, const char *module, const Tiling *tiling,
+                            int columns, void *workspace, MlaArguments *arguments) {
   const MlaParams *p = &arguments->params;
   int64_t blocks = tiles_of((int64_t)p->sq * (p->hq / p->hkv), tiling->rows) * p->batch * p->hkv *
                    tiles_of(columns, tiling->columns);

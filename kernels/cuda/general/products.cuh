@@ -1,5 +1,5 @@
-/* The product that everything is made of, on float32 multiply-adds: sums[i][j] += Σ_k left[k][i] · right[k][j], where both
-   sides lie in shared memory with the depth k outermost. A thread has a block of the sums in registers. */
+/* The product that everything is made of, on float32 multiply-adds: sums[i][j] += Σ_k left[k][i] · right[k][j], where
+   both sides lie in shared memory with the depth k outermost. A thread has a block of the sums in registers. */
 #ifndef MLA_GENERAL_PRODUCTS_CUH
 #define MLA_GENERAL_PRODUCTS_CUH
 
@@ -63,37 +63,42 @@ static __device__ __forceinline__ void clear(float (&sums)[M][N]) {
     for (int j = 0; j < N; j++) sums[i][j] = 0;
 }
 
-/* The weights of a tile in shared memory, [WALK][ROWS]; fours are mixed so that threads side by side, which have walked rows
-   four apart, write to different banks. */
+/* The weights of a tile in shared memory, [WALK][ROWS]; fours are mixed so that threads side by side, which have
+   walked rows four apart, write to different banks. */
 template <class T>
 struct Weights {
   float *memory;
 
-  static __device__ __forceinline__ int swizzle(int walked) { return walked / 4 % 8 * 4; }
-  __device__ __forceinline__ void read(float (&to)[T::Rows::COUNT], int walked) const {
-    T::Rows::read(to, memory + walked * T::ROWS, T::row_lane(), swizzle(walked));
+  /* Of the walked row `four` · 4 + rest. */
+  __device__ __forceinline__ void read(float (&to)[T::Rows::COUNT], int four, int rest) const {
+    T::Rows::read(to, memory + four * 4 * T::ROWS + rest * T::ROWS, T::row_lane(), four % 8 * 4);
   }
-  __device__ __forceinline__ void write(const float (&from)[T::Rows::COUNT], int walked) const {
-    T::Rows::write(memory + walked * T::ROWS, from, T::row_lane(), swizzle(walked));
+  __device__ __forceinline__ void write(const float (&from)[T::Rows::COUNT], int four, int rest) const {
+    T::Rows::write(memory + four * 4 * T::ROWS + rest * T::ROWS, from, T::row_lane(), four % 8 * 4);
   }
 };
 
-/* sums += left · right, one step of depth at a time while the numbers of the next one are read. */
+/* sums += left · right, a step of depth at a time while the numbers of the next one are read: of step `step` after the
+   `first`, where `step` is known to the compiler. */
 template <int DEPTH, int M, int N, class ReadLeft, class ReadRight>
 static __device__ __forceinline__ void multiply(float (&sums)[M][N], ReadLeft read_left, ReadRight read_right) {
+  constexpr int STEPS = 8;
   float x[2][M], y[2][N];
-  read_left(x[0], 0);
-  read_right(y[0], 0);
-#pragma unroll 8
-  for (int k = 0; k < DEPTH; k++) {
-    if (k + 1 < DEPTH) {
-      read_left(x[(k + 1) % 2], k + 1);
-      read_right(y[(k + 1) % 2], k + 1);
+  read_left(x[0], 0, 0);
+  read_right(y[0], 0, 0);
+#pragma unroll 1
+  for (int first = 0; first < DEPTH; first += STEPS) {
+#pragma unroll
+    for (int step = 0; step < STEPS; step++) {
+      if (step + 1 < STEPS || first + STEPS < DEPTH) {
+        read_left(x[(step + 1) % 2], first, step + 1);
+        read_right(y[(step + 1) % 2], first, step + 1);
+      }
+#pragma unroll
+      for (int i = 0; i < M; i++)
+#pragma unroll
+        for (int j = 0; j < N; j++) sums[i][j] += x[step % 2][i] * y[step % 2][j];
     }
-#pragma unroll
-    for (int i = 0; i < M; i++)
-#pragma unroll
-      for (int j = 0; j < N; j++) sums[i][j] += x[k % 2][i] * y[k % 2][j];
   }
 }
 
@@ -101,24 +106,30 @@ static __device__ __forceinline__ void multiply(float (&sums)[M][N], ReadLeft re
 template <class T>
 static __device__ __forceinline__ void multiply_rows(float (&sums)[T::Rows::COUNT][T::Walked::COUNT],
                                                      const float *stage) {
+  constexpr int LEFT_STRIDE = MLA_GENERAL_CHUNK_STRIDE(T::ROWS), RIGHT_STRIDE = MLA_GENERAL_CHUNK_STRIDE(WALK);
   const float *right = stage + MLA_GENERAL_CHUNK_FLOATS(T::ROWS);
   multiply<CHUNK>(
       sums,
-      [&](float(&x)[T::Rows::COUNT], int k) {
-        T::Rows::read(x, stage + k * MLA_GENERAL_CHUNK_STRIDE(T::ROWS), T::row_lane());
+      [&](float(&x)[T::Rows::COUNT], int first, int step) {
+        T::Rows::read(x, stage + first * LEFT_STRIDE + step * LEFT_STRIDE, T::row_lane());
       },
-      [&](float(&y)[T::Walked::COUNT], int k) {
-        T::Walked::read(y, right + k * MLA_GENERAL_CHUNK_STRIDE(WALK), T::lane());
+      [&](float(&y)[T::Walked::COUNT], int first, int step) {
+        T::Walked::read(y, right + first * RIGHT_STRIDE + step * RIGHT_STRIDE, T::lane());
       });
 }
 
-/* Weights with walked rows: over the staged slice that comes after `first` rows of the walked tile. */
+/* Weights with walked rows: over the n-th staged slice of the walked tile. */
 template <class T, class C>
 static __device__ __forceinline__ void multiply_weights(float (&sums)[T::Rows::COUNT][C::COUNT],
-                                                        const Weights<T> &weights, const float *stage, int first) {
+                                                        const Weights<T> &weights, const float *stage, int n) {
   multiply<C::SLICE>(
-      sums, [&](float(&x)[T::Rows::COUNT], int k) { weights.read(x, first + k); },
-      [&](float(&y)[C::COUNT], int k) { C::read(y, stage + k * C::COLUMNS, T::lane()); });
+      sums,
+      [&](float(&x)[T::Rows::COUNT], int first, int step) {
+        weights.read(x, (n * C::SLICE + first) / 4 + step / 4, step % 4);
+      },
+      [&](float(&y)[C::COUNT], int first, int step) {
+        C::read(y, stage + first * C::COLUMNS + step * C::COLUMNS, T::lane());
+      });
 }
 
 /* Two stages that take turns: multiply(n, stage) runs on slice n while load(n + 1, stage), or after the last slice

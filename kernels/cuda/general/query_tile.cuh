@@ -1,6 +1,6 @@
-/* What the forward and Dq share: a block owns some rows of queries and walks over the keys that they see, or over a share
-   (`split`) of them. The rows are those of all query heads that read a key head: position by position, and at each through
-   the heads. */
+/* What the forward and Dq share: a block owns some rows of queries and walks over the keys that they see, or over a
+   share (`split`) of them. The rows are those of all query heads that read a key head: position by position, and at
+   each through the heads. */
 #ifndef MLA_GENERAL_QUERY_TILE_CUH
 #define MLA_GENERAL_QUERY_TILE_CUH
 
@@ -31,8 +31,8 @@ struct QueryTile {
   }
 };
 
-/* The last rows, which see most under a causal mask, come first; the splits of a tile, and its parts of `columns` of the
-   result's columns, stand side by side. */
+/* The last rows, which see most under a causal mask, come first; the splits of a tile, and its parts of `columns` of
+   the result's columns, stand side by side. */
 template <int ROWS>
 static __device__ __forceinline__ QueryTile query_tile(const MlaArguments &a, int result_columns, int columns) {
   const MlaParams &p = a.params;

@@ -1,8 +1,8 @@
 /* The sizes of tiles, for plan.c and for the kernels.
 
-   A block owns some rows (queries, or in Dkv keys) and walks over tiles of WALK rows of the other side. Of each product it
-   stages a slice at a time: CHUNK columns of both sides where rows meet rows (Q·Kᵀ), or SLICE walked rows with all their
-   columns where weights meet rows (P·V). So no head is too large. */
+   A block owns some rows (queries, or in Dkv keys) and walks over tiles of WALK rows of the other side. Of each
+   product it stages a slice at a time: CHUNK columns of both sides where rows meet rows (Q·Kᵀ), or SLICE walked rows
+   with all their columns where weights meet rows (P·V). So no head is too large. */
 #ifndef MLA_GENERAL_TILES_H
 #define MLA_GENERAL_TILES_H
 
@@ -25,7 +25,8 @@ enum {
        ? MLA_GENERAL_CHUNKS(rows)                                       \
        : MLA_GENERAL_SLICE(columns) * (columns))
 
-/* Floats of weights; then the stages; then the range, lse and delta of each row owned; then two walked tiles' lse and delta. */
+/* Floats of weights; then the stages; then the range, lse and delta of each row owned; then two walked tiles' lse and
+   delta. */
 #define MLA_GENERAL_SHARED_BYTES(rows, columns)                                                           \
   (4 * ((rows) * MLA_GENERAL_WALK + 2 * MLA_GENERAL_STAGE(rows, columns) + 4 * (rows) + 4 * MLA_GENERAL_WALK))
 

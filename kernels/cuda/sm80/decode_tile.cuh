@@ -66,17 +66,21 @@ __device__ inline void copy_chunk(unsigned to, const float *from, bool is_there,
               pack(high.z * by, high.w * by, T()));
 }
 
-/* Copies the rows [first, first + ROWS), 0 from `end` on: eight threads a row, floats times `by`. */
+/* Copies the rows [first, first + ROWS), 0 from `end` on: eight threads a row. Floats are converted at once, on their way
+   through registers, and multiplied by `by`. */
 template <typename T, int ROWS, int COLUMNS, typename Rows>
-__device__ inline void copy_left(const Tile<T, ROWS, COLUMNS> &tile, const Rows &rows, int first, int end, float by = 1) {
+__device__ inline void stage_rows(const Tile<T, ROWS, COLUMNS> &tile, const Rows &rows, int first, int end, float by = 1) {
   const int c = threadIdx.x % 8;
   for (int row = threadIdx.x / 8; row < ROWS; row += THREADS / 8) {
     const bool is_there = first + row < end;
     const int at = is_there ? first + row : 0;
     const unsigned to = tile.address(row, c);
     const auto from = rows[at];
-#pragma unroll
-    for (int i = 0; i < COLUMNS / 64; i++) copy_chunk<T>(to + i * 128, from.at(i * 64) + c * CHUNK, is_there, by);
+    const auto *latent = from.at(0) + c * CHUNK, *rope = from.at(MLA_DECODE_DN) + c * CHUNK;
+    asm("" : "+l"(latent)); /* one address and constants from it, not one address for each chunk */
+#pragma unroll(sizeof(*latent) == 4 ? 1 : COLUMNS / 64)
+    for (int i = 0; i < COLUMNS / 64; i++)
+      copy_chunk<T>(to + i * 128, i * 64 < MLA_DECODE_DN ? latent + i * 64 : rope + (i * 64 - MLA_DECODE_DN), is_there, by);
   }
 }
 
@@ -98,7 +102,6 @@ struct Left {
       }
   }
 };
-
 
 /* Parts of products in shared memory, [DEPTH_GROUPS][ROWS][COLUMNS]. Groups of four columns change places with the row's
    number, so that neither the lanes of multiply_parts nor those of `sum` meet in a bank. */
@@ -134,17 +137,21 @@ __device__ inline void multiply_parts(const Parts<ROWS, COLUMNS> &parts, const L
   const int lane = threadIdx.x % 32;
   const unsigned from = right.address(first + lane % 8 + lane / 16 * 8, depth_group * 2 + lane / 8 % 2);
   const unsigned to = parts.address(depth_group, row + lane / 4, first + lane % 4 * 2);
+  /* the pairs of a step come while those of the step before are multiplied */
+  unsigned pairs[2][4];
+  load_matrices(pairs[0], from);
 #pragma unroll
   for (int column = 0; column < COUNT; column += 16) {
     float products[TILES][2][4] = {};
 #pragma unroll
     for (int step = 0; step < STEPS; step++) {
-      unsigned pairs[4];
-      load_matrices(pairs, from + column * WIDTH * 2 + step * 128);
+      const int now = (column / 16 * STEPS + step) % 2;
+      const int next = step + 1 < STEPS ? column * WIDTH * 2 + (step + 1) * 128 : (column + 16) * WIDTH * 2;
+      if (step + 1 < STEPS || column + 16 < COUNT) load_matrices(pairs[1 - now], from + next);
 #pragma unroll
       for (int r = 0; r < TILES; r++) {
-        multiply(products[r][0], left.pairs[r][step], pairs[0], pairs[1], T());
-        multiply(products[r][1], left.pairs[r][step], pairs[2], pairs[3], T());
+        multiply(products[r][0], left.pairs[r][step], pairs[now][0], pairs[now][1], T());
+        multiply(products[r][1], left.pairs[r][step], pairs[now][2], pairs[now][3], T());
       }
     }
 #pragma unroll
@@ -165,6 +172,13 @@ __device__ inline void add_weighted(float (&sums)[TILES][GROUPS][4], const Tile<
                                     const Tile<T, RIGHT, WIDTH> &right, int column) {
   const int lane = threadIdx.x % 32;
   const unsigned from = right.address(lane % 16, column / CHUNK + (GROUPS == 1 ? 0 : lane / 16));
+  auto load = [&](unsigned (&pairs)[4], int row, int c) {
+    if (GROUPS == 1) load_two_matrices_transposed(pairs[0], pairs[1], from + row * WIDTH * 2);
+    else load_matrices_transposed(pairs, (from ^ c * 16) + row * WIDTH * 2);
+  };
+  /* the pairs of a step come while those of the step before are multiplied */
+  unsigned pairs[2][4];
+  load(pairs[0], 0, 0);
 #pragma unroll
   for (int row = 0; row < DEPTH; row += 16) {
     unsigned left[TILES][4];
@@ -172,13 +186,13 @@ __device__ inline void add_weighted(float (&sums)[TILES][GROUPS][4], const Tile<
     for (int r = 0; r < TILES; r++) weights.load_left(left[r], r * 16, first + row);
 #pragma unroll
     for (int c = 0; c < GROUPS; c += 2) {
-      unsigned pairs[4];
-      if (GROUPS == 1) load_two_matrices_transposed(pairs[0], pairs[1], from + row * WIDTH * 2);
-      else load_matrices_transposed(pairs, (from ^ c * 16) + row * WIDTH * 2);
+      const int now = (row / 16 * ((GROUPS + 1) / 2) + c / 2) % 2;
+      if (c + 2 < GROUPS) load(pairs[1 - now], row, c + 2);
+      else if (row + 16 < DEPTH) load(pairs[1 - now], row + 16, 0);
 #pragma unroll
       for (int r = 0; r < TILES; r++) {
-        multiply(sums[r][c], left[r], pairs[0], pairs[1], T());
-        if (GROUPS > 1) multiply(sums[r][c + 1], left[r], pairs[2], pairs[3], T());
+        multiply(sums[r][c], left[r], pairs[now][0], pairs[now][1], T());
+        if (GROUPS > 1) multiply(sums[r][c + 1], left[r], pairs[now][2], pairs[now][3], T());
       }
     }
   }
@@ -227,38 +241,3 @@ __device__ inline void store_rows(const float (&sums)[TILES][GROUPS][4], int row
       }
     }
 }
-
-/* Copies the keys of a walk over the cache, of type E in memory, a tile of 32 each time: eight threads a key. Floats are
-   converted at once, on their way through registers. */
-template <typename T, typename E>
-struct CacheWalk {
-  using KTile = Tile<T, MLA_DECODE_BLOCK_K, MLA_DECODE_DQK>;
-  static_assert(THREADS == MLA_DECODE_BLOCK_K * 8, "eight threads a key");
-
-  const E *latent, *rope; /* of this thread's next key and its chunks */
-  int64_t latent_step, rope_step;
-  unsigned place;
-  int key, end;
-
-  __device__ CacheWalk(const MlaParams &p, int batch, Range keys)
-      : latent_step(p.k.position * MLA_DECODE_BLOCK_K),
-        rope_step(p.k_rope.position * MLA_DECODE_BLOCK_K),
-        place(KTile{0}.address(threadIdx.x / 8, threadIdx.x % 8)),
-        key(keys.lo + threadIdx.x / 8),
-        end(keys.hi) {
-    const HeadRows<E> rows(p.k, p.k_rope, MLA_DECODE_DN, batch, 0);
-    latent = rows[key].at(0) + threadIdx.x % 8 * CHUNK;
-    rope = rows[key].at(MLA_DECODE_DN) + threadIdx.x % 8 * CHUNK;
-  }
-
-  /* The next tile, to the stage that starts at `stage`. */
-  __device__ void copy(unsigned stage) {
-    const unsigned to = stage + place;
-#pragma unroll(sizeof(E) == 4 ? 1 : 9)
-    for (int i = 0; i < MLA_DECODE_DQK / 64; i++)
-      copy_chunk<T>(to + i * 128, i * 64 < MLA_DECODE_DN ? latent + i * 64 : rope + (i * 64 - MLA_DECODE_DN), key < end);
-    latent += latent_step;
-    rope += rope_step;
-    key += MLA_DECODE_BLOCK_K;
-  }
-};

@@ -13,6 +13,7 @@ enum {
   MLA_MERGE_COLUMNS = 256, /* of a block */
   MLA_MERGE_BATCH = 8,     /* splits that a warp loads at a time */
   MLA_MERGE_MOST_WARPS = 8,
+  MLA_MERGE_MOST_SPLITS = 128,
 
   MLA_DECODE_DQ_BLOCK_Q = 32, /* packed rows of a block */
   MLA_DECODE_DQ_STAGES = 3,

@@ -21,16 +21,6 @@ struct Pair {
   __device__ int column() const { return side * 16; }
   __device__ int column_of(int group) const { return group / 2 * 32 + column() + group % 2 * 8; }
   __device__ void sync() const { asm volatile("bar.sync %0, 64;" ::"r"(number + 1) : "memory"); }
-  /* The same, and whether any of the two warps' threads has it so. */
-  __device__ bool sync_any(bool is_so) const {
-    int any;
-    asm volatile(
-        "{\n.reg .pred so, any;\nsetp.ne.u32 so, %1, 0;\nbarrier.cta.red.or.pred any, %2, 64, so;\nselp.u32 %0, 1, 0, any;\n}"
-        : "=r"(any)
-        : "r"(static_cast<int>(is_so)), "r"(number + 1)
-        : "memory");
-    return any;
-  }
 };
 
 /* sums += left[row, row + 32) · right[first, first + 8 · GROUPS)ᵀ, over all their columns. */
@@ -122,14 +112,16 @@ __device__ inline void multiply_other(float (&sums)[2][GROUPS][4], const Tile<T,
 }
 
 /* dS is as small as dOut, and halves end at 6e-8. P is multiplied by a power of two that leaves 1 in the range, dS by one
-   that suits the greatest dS of the pair so far; the sums take both along and lose them at the end. dOut
-   itself may come multiplied, by *d_out_power. bfloat16 has the exponents of float and needs none of it. */
+   that suits the greatest dS of the pair so far; the sums take both along and lose them at the end. dOut itself may come
+   multiplied, by *d_out_power. bfloat16 has the exponents of float and needs none of it.
+   `greatest` are two floats of the pair in shared memory. */
 template <typename T>
 struct GradientScale {
   static constexpr int WEIGHT_EXPONENT = 0;
   __device__ explicit GradientScale(const float *) {}
   template <int GROUPS, int COLUMNS>
   __device__ void fit(const Pair &, unsigned, float (&)[2][GROUPS][4], float (&)[2][COLUMNS][4]) {}
+  __device__ void sync_only(const Pair &) const {}
   __device__ float scale_delta(float delta) const { return delta; }
   __device__ float weight_factor() const { return 1; }
   __device__ float gradient_factor() const { return 1; }
@@ -144,25 +136,26 @@ struct GradientScale<__half> {
 
   __device__ explicit GradientScale(const float *d_out_power) : d_out(d_out_power ? *d_out_power : 1) {}
 
-  /* Multiplies d_s, and makes `sums` those of this factor. At `memory` are 8 bytes of the pair that nobody uses now. */
+  /* Multiplies d_s, and makes `sums` those of this factor. */
   template <int GROUPS, int COLUMNS>
-  __device__ void fit(const Pair &pair, unsigned memory, float (&d_s)[2][GROUPS][4], float (&sums)[2][COLUMNS][4]) {
+  __device__ void fit(const Pair &pair, unsigned greatest, float (&d_s)[2][GROUPS][4], float (&sums)[2][COLUMNS][4]) {
     float most = 0;
 #pragma unroll
     for (int i = 0; i < 2 * GROUPS * 4; i++) most = fmaxf(most, fabsf(d_s[i / 4 / GROUPS][i / 4 % GROUPS][i % 4]));
-    if (pair.sync_any(most * factor > MOST)) lower(pair, memory, most, sums);
+    store_shared(greatest + pair.side * 4, __reduce_max_sync(~0u, __float_as_uint(most)));
+    pair.sync();
+    const unsigned bits = max(load_shared(greatest), load_shared(greatest + 4));
+    if (__uint_as_float(bits) * factor > MOST) lower(bits >> 23, sums);
 #pragma unroll
     for (int i = 0; i < 2 * GROUPS * 4; i++) d_s[i / 4 / GROUPS][i / 4 % GROUPS][i % 4] *= factor;
   }
+  /* The barriers of fit. */
+  __device__ void sync_only(const Pair &pair) const { pair.sync(); }
 
-  /* Brings the greatest to [2^7, 2^8), so that those to come have room. */
+  /* Brings a number of this exponent, counted as in its bits, to [2^7, 2^8), so that those to come have room. */
   template <int COLUMNS>
-  __device__ void lower(const Pair &pair, unsigned memory, float most, float (&sums)[2][COLUMNS][4]) {
-    store_shared(memory + pair.side * 4, __reduce_max_sync(~0u, __float_as_uint(most)));
-    pair.sync();
-    const unsigned bits = max(load_shared(memory), load_shared(memory + 4));
-    pair.sync();
-    const float smaller = __uint_as_float(min(261 - (bits >> 23), 247u) << 23);
+  __device__ void lower(unsigned exponent, float (&sums)[2][COLUMNS][4]) {
+    const float smaller = __uint_as_float(min(127 + 7 + 127 - exponent, 247u) << 23);
     const float ratio = smaller / factor;
     factor = smaller;
 #pragma unroll

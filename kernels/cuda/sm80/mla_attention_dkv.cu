@@ -2,8 +2,9 @@
 
    A block owns BLOCK_K keys of a key/value head and walks over the queries that see them, BLOCK_Q at a time, of one query
    head of the group after the other; the next tile comes while one is multiplied. A pair of warps owns 32 of the keys
-   (gradient.cuh). Scores are held transposed, keys down: so Pᵀ and dSᵀ come out of products as the left sides of the next.
-   grid: (batch · hkv, tiles of keys). Shared memory: K, V; twice Q, dOut, lse, delta; P and dS of all pairs.
+   (gradient.cuh). Scores are held transposed, keys down: so Pᵀ and dSᵀ come out of products as left sides of the next.
+   grid: (batch · hkv, tiles of keys).
+   Shared memory: K, V; twice Q, dOut, lse, delta; P, dS and two floats of all pairs.
    partial_out: d_k_rope as floats, [batch, hkv, skv, dr], where all heads share it, or NULL; then a second kernel sums it.
    partial_lse: the power of two that dOut comes multiplied by, or NULL. */
 #include "gradient.cuh"
@@ -30,6 +31,7 @@ struct Dkv {
   const KTile k_tile;
   const VTile v_tile;
   const Exchange<T, PART_Q> p_exchange, d_s_exchange;
+  const unsigned greatest; /* of the pair, for `scale` */
 
   float d_k[2][HEAD_QK / 16][4] = {}, d_v[2][HEAD_V / 16][4] = {};
   GradientScale<T> scale;
@@ -48,6 +50,7 @@ struct Dkv {
         v_tile{k_tile.start + KTile::BYTES},
         p_exchange{stage_of(0) + 2 * STAGE_BYTES + pair.number * 2 * EXCHANGE_BYTES},
         d_s_exchange{p_exchange.start + EXCHANGE_BYTES},
+        greatest(stage_of(0) + 2 * STAGE_BYTES + BLOCK_K / PAIR_ROWS * 2 * EXCHANGE_BYTES + pair.number * 8),
         scale(a.partial_lse) {}
 
   __device__ unsigned stage_of(int step) const { return v_tile.start + VTile::BYTES + step % 2 * STAGE_BYTES; }
@@ -139,7 +142,7 @@ struct Dkv {
             d_p[r][c][half * 2 + 1] = weight.y * (d_p[r][c][half * 2 + 1] - less.y);
           }
       }
-      scale.fit(pair, d_s_exchange.start, d_p, d_k);
+      scale.fit(pair, greatest, d_p, d_k);
       d_s.pack(d_p, d_s_exchange.of_side(pair.side));
     }
     /* B6, B7 of the own queries, then all of the other warp's */
@@ -171,7 +174,11 @@ struct Dkv {
         commit_copies();
       };
       copy_next(copies_first);
-      if (is_hidden) continue;
+      if (is_hidden) { /* all threads pass as many barriers, else racecheck takes one for another */
+        scale.sync_only(pair);
+        pair.sync();
+        continue;
+      }
       const QTile q_tile{stage_of(step)};
       const DOutTile d_out_tile{q_tile.start + QTile::BYTES};
       const float2 *lse = reinterpret_cast<const float2 *>(shared + (d_out_tile.start + DOutTile::BYTES - k_tile.start));
@@ -193,8 +200,7 @@ struct Dkv {
                      partial ? partial : row_of(p.d_k_rope, p.type, batch, key, kv_head),
                      partial ? MLA_FLOAT32 : p.type, p.dn);
         void *d_v_row = row_of(p.d_v, p.type, batch, key, kv_head);
-        store_row<T>(d_v[r], half, scale.weight_factor(), pair, d_v_row, p.type, d_v_row, p.type,
-                     HEAD_V);
+        store_row<T>(d_v[r], half, scale.weight_factor(), pair, d_v_row, p.type, d_v_row, p.type, HEAD_V);
       }
   }
 };
@@ -206,34 +212,38 @@ extern "C" __global__ void mla_attention_dkv_rope(const __grid_constant__ MlaArg
   const int64_t thread = (int64_t)blockIdx.x * blockDim.x + threadIdx.x;
   if (thread >= (int64_t)p.batch * p.skv * quads) return;
   const int column = thread % quads * 4, key = thread / quads % p.skv, batch = thread / quads / p.skv;
-  const int64_t head_stride = (int64_t)p.skv * p.dr;
-  const float *partial = static_cast<const float *>(a.partial_out) + batch * p.hkv * head_stride + (int64_t)key * p.dr + column;
+  const int64_t head_quads = (int64_t)p.skv * quads;
+  const float4 *partial = static_cast<const float4 *>(a.partial_out) + batch * (p.hkv - 1) * head_quads + thread;
   float4 sum = make_float4(0, 0, 0, 0);
 #pragma unroll 8
   for (int head = 0; head < p.hkv; head++) {
-    const float4 four = __ldg(reinterpret_cast<const float4 *>(partial + head * head_stride));
+    const float4 four = __ldg(partial + head * head_quads);
     sum = make_float4(sum.x + four.x, sum.y + four.y, sum.z + four.z, sum.w + four.w);
   }
   void *row = row_of(p.d_k_rope, p.type, batch, key, 0);
-  if (p.type == MLA_FLOAT16)
-    store_pair<__half>(row, p.type, column, sum.x, sum.y), store_pair<__half>(row, p.type, column + 2, sum.z, sum.w);
-  else
-    store_pair<__nv_bfloat16>(row, p.type, column, sum.x, sum.y), store_pair<__nv_bfloat16>(row, p.type, column + 2, sum.z, sum.w);
+  if (p.type == MLA_FLOAT16) {
+    store_pair<__half>(row, p.type, column, sum.x, sum.y);
+    store_pair<__half>(row, p.type, column + 2, sum.z, sum.w);
+  } else {
+    store_pair<__nv_bfloat16>(row, p.type, column, sum.x, sum.y);
+    store_pair<__nv_bfloat16>(row, p.type, column + 2, sum.z, sum.w);
+  }
 }
 
-#define KERNEL(HEAD_QK, HEAD_V, BLOCK_K, BLOCK_Q)                                                               \
-  extern "C" __global__ void __launch_bounds__(BLOCK_K * 2, 1)                                                  \
-      mla_attention_dkv_f16_##HEAD_QK##_##HEAD_V##_##BLOCK_K##_##BLOCK_Q(const __grid_constant__ MlaArguments a) {          \
-    extern __shared__ __align__(128) char shared[];                                                             \
-    Dkv<__half, HEAD_QK, HEAD_V, BLOCK_K, BLOCK_Q> dkv(a, shared);                                              \
-    dkv.walk();                                                                                                 \
-    dkv.store();                                                                                                \
-  }                                                                                                             \
-  extern "C" __global__ void __launch_bounds__(BLOCK_K * 2, 1)                                                  \
-      mla_attention_dkv_bf16_##HEAD_QK##_##HEAD_V##_##BLOCK_K##_##BLOCK_Q(const __grid_constant__ MlaArguments a) {         \
-    extern __shared__ __align__(128) char shared[];                                                             \
-    Dkv<__nv_bfloat16, HEAD_QK, HEAD_V, BLOCK_K, BLOCK_Q> dkv(a, shared);                                       \
-    dkv.walk();                                                                                                 \
-    dkv.store();                                                                                                \
+template <typename T, int HEAD_QK, int HEAD_V, int BLOCK_K, int BLOCK_Q>
+__device__ inline void run(const MlaArguments &a) {
+  extern __shared__ __align__(128) char shared[];
+  Dkv<T, HEAD_QK, HEAD_V, BLOCK_K, BLOCK_Q> dkv(a, shared);
+  dkv.walk();
+  dkv.store();
+}
+
+#define ENTRY(TYPE, T, HEAD_QK, HEAD_V, BLOCK_K, BLOCK_Q)                                                          \
+  extern "C" __global__ void __launch_bounds__(BLOCK_K * 2, 1)                                                     \
+      mla_attention_dkv_##TYPE##_##HEAD_QK##_##HEAD_V##_##BLOCK_K##_##BLOCK_Q(const __grid_constant__ MlaArguments a) { \
+    run<T, HEAD_QK, HEAD_V, BLOCK_K, BLOCK_Q>(a);                                                                  \
   }
-MLA_SM80_BACKWARD(KERNEL)
+#define KERNELS(HEAD_QK, HEAD_V, BLOCK_K, BLOCK_Q)          \
+  ENTRY(f16, __half, HEAD_QK, HEAD_V, BLOCK_K, BLOCK_Q)     \
+  ENTRY(bf16, __nv_bfloat16, HEAD_QK, HEAD_V, BLOCK_K, BLOCK_Q)
+MLA_SM80_BACKWARD(KERNELS)

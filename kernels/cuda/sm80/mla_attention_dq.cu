@@ -3,7 +3,7 @@
    A block owns BLOCK_Q queries of a head and walks over the keys that they see, BLOCK_K at a time; the next tile comes
    while one is multiplied. A pair of warps owns 32 of the queries (gradient.cuh).
    grid: (batch · hq, tiles of queries), the queries that see most first.
-   Shared memory: Q, dOut; twice K, V; dS of all pairs.
+   Shared memory: Q, dOut; twice K, V; dS and two floats of all pairs.
    partial_lse: the power of two that dOut comes multiplied by, or NULL. */
 #include "gradient.cuh"
 #include "tiles.h"
@@ -17,6 +17,7 @@ struct Dq {
   using KTile = Tile<T, BLOCK_K, HEAD_QK>;
   using VTile = Tile<T, BLOCK_K, HEAD_V>;
   static constexpr int STAGE_BYTES = KTile::BYTES + VTile::BYTES;
+  static constexpr int EXCHANGE_BYTES = 2 * Exchange<T, PART_K>::WARP_BYTES;
 
   const MlaParams &p;
   const Pair pair;
@@ -26,6 +27,7 @@ struct Dq {
   const QTile q_tile;
   const DOutTile d_out_tile;
   const Exchange<T, PART_K> exchange;
+  const unsigned greatest; /* of the pair, for `scale` */
 
   float lse[2][2], delta[2][2]; /* [tile of 16 rows][half] */
   float d_q[2][HEAD_QK / 16][4] = {};
@@ -41,7 +43,8 @@ struct Dq {
         seen(visibility.keys_of_any(first_query, BLOCK_Q)),
         q_tile{static_cast<unsigned>(__cvta_generic_to_shared(memory))},
         d_out_tile{q_tile.start + QTile::BYTES},
-        exchange{k_tile(0).start + 2 * STAGE_BYTES + pair.number * 2 * Exchange<T, PART_K>::WARP_BYTES},
+        exchange{k_tile(0).start + 2 * STAGE_BYTES + pair.number * EXCHANGE_BYTES},
+        greatest(k_tile(0).start + 2 * STAGE_BYTES + BLOCK_Q / PAIR_ROWS * EXCHANGE_BYTES + pair.number * 8),
         scale(a.partial_lse) {
 #pragma unroll
     for (int i = 0; i < 4; i++) {
@@ -119,7 +122,7 @@ struct Dq {
       for (int c = 0; c < PART_K / 8; c++)
 #pragma unroll
         for (int i = 0; i < 4; i++) d_p[r][c][i] = weights[r][c][i] * (d_p[r][c][i] - delta[r][i / 2]);
-    scale.fit(pair, exchange.start, d_p, d_q);
+    scale.fit(pair, greatest, d_p, d_q);
     LeftSides<T, PART_K> d_s;
     d_s.pack(d_p, exchange.of_side(pair.side));
     /* B4 */
@@ -146,7 +149,12 @@ struct Dq {
         commit_copies();
       };
       copy_next(copies_first);
-      if (!is_hidden) add_tile(k_tile(tile), v_tile(tile), first_key, [&] { copy_next(!copies_first); });
+      if (is_hidden) { /* all threads pass as many barriers, else racecheck takes one for another */
+        scale.sync_only(pair);
+        pair.sync();
+        continue;
+      }
+      add_tile(k_tile(tile), v_tile(tile), first_key, [&] { copy_next(!copies_first); });
     }
   }
 
@@ -164,19 +172,20 @@ struct Dq {
   }
 };
 
-#define KERNEL(HEAD_QK, HEAD_V, BLOCK_Q, BLOCK_K)                                                               \
-  extern "C" __global__ void __launch_bounds__(BLOCK_Q * 2, 1)                                                  \
-      mla_attention_dq_f16_##HEAD_QK##_##HEAD_V##_##BLOCK_Q##_##BLOCK_K(const __grid_constant__ MlaArguments a) {           \
-    extern __shared__ __align__(128) char shared[];                                                             \
-    Dq<__half, HEAD_QK, HEAD_V, BLOCK_Q, BLOCK_K> dq(a, shared);                                         \
-    dq.walk();                                                                                                  \
-    dq.store();                                                                                                 \
-  }                                                                                                             \
-  extern "C" __global__ void __launch_bounds__(BLOCK_Q * 2, 1)                                                  \
-      mla_attention_dq_bf16_##HEAD_QK##_##HEAD_V##_##BLOCK_Q##_##BLOCK_K(const __grid_constant__ MlaArguments a) {          \
-    extern __shared__ __align__(128) char shared[];                                                             \
-    Dq<__nv_bfloat16, HEAD_QK, HEAD_V, BLOCK_Q, BLOCK_K> dq(a, shared);                                  \
-    dq.walk();                                                                                                  \
-    dq.store();                                                                                                 \
+template <typename T, int HEAD_QK, int HEAD_V, int BLOCK_Q, int BLOCK_K>
+__device__ inline void run(const MlaArguments &a) {
+  extern __shared__ __align__(128) char shared[];
+  Dq<T, HEAD_QK, HEAD_V, BLOCK_Q, BLOCK_K> dq(a, shared);
+  dq.walk();
+  dq.store();
+}
+
+#define ENTRY(TYPE, T, HEAD_QK, HEAD_V, BLOCK_Q, BLOCK_K)                                                          \
+  extern "C" __global__ void __launch_bounds__(BLOCK_Q * 2, 1)                                                     \
+      mla_attention_dq_##TYPE##_##HEAD_QK##_##HEAD_V##_##BLOCK_Q##_##BLOCK_K(const __grid_constant__ MlaArguments a) { \
+    run<T, HEAD_QK, HEAD_V, BLOCK_Q, BLOCK_K>(a);                                                                  \
   }
-MLA_SM80_BACKWARD(KERNEL)
+#define KERNELS(HEAD_QK, HEAD_V, BLOCK_Q, BLOCK_K)          \
+  ENTRY(f16, __half, HEAD_QK, HEAD_V, BLOCK_Q, BLOCK_K)     \
+  ENTRY(bf16, __nv_bfloat16, HEAD_QK, HEAD_V, BLOCK_Q, BLOCK_K)
+MLA_SM80_BACKWARD(KERNELS)

@@ -3,7 +3,7 @@
    A block owns BLOCK_Q packed rows (all heads of a position are neighbours) and a part of the keys that they see, the steps
    of decode_tile.cuh:
      parts of scores = Q · Kᵀ
-     P = 2^(scores − reference)  four threads a row; a reference moves only when a score is 2^MOST_ABOVE times as heavy, so
+     P = 2^(scores − reference)  some threads a row; a reference moves only when a score is 2^MOST_ABOVE times as heavy, so
                                  that sums seldom have to be scaled
      sums += P · V
    Between two barriers are the products of the next tile's scores; between the next two its weights and this tile's sums,
@@ -18,22 +18,26 @@ constexpr float MOST_ABOVE = 8;
 
 template <typename T, int BLOCK_Q>
 struct Online {
+  static constexpr int KEYS = BLOCK_Q < 64 ? 4 : 8, LANES = BLOCK_K / KEYS; /* of a thread, of a row */
   Range seen; /* by this thread's row */
   float scale, reference = -INFINITY, total = 0;
 
-  /* Weights of eight keys of the row. Returns what the row's sums so far are to be multiplied by. */
+  /* Weights of the row. Returns what its sums so far are to be multiplied by. */
   __device__ float weigh(const Parts<BLOCK_Q, BLOCK_K> &parts, const Tile<T, BLOCK_Q, BLOCK_K> &weights, int first_key) {
-    const int row = threadIdx.x / 4, column = threadIdx.x % 4 * 8;
-    const float4 low = parts.sum(row, column), high = parts.sum(row, column + 4);
-    float scores[8] = {low.x, low.y, low.z, low.w, high.x, high.y, high.z, high.w};
-    float most = -INFINITY;
+    const int row = threadIdx.x / LANES, column = threadIdx.x % LANES * KEYS;
+    float scores[KEYS], most = -INFINITY;
 #pragma unroll
-    for (int i = 0; i < 8; i++) {
+    for (int i = 0; i < KEYS; i += 4) {
+      const float4 four = parts.sum(row, column + i);
+      scores[i] = four.x, scores[i + 1] = four.y, scores[i + 2] = four.z, scores[i + 3] = four.w;
+    }
+#pragma unroll
+    for (int i = 0; i < KEYS; i++) {
       const int key = first_key + column + i;
       scores[i] = key >= seen.lo && key < seen.hi ? scores[i] * scale : -INFINITY;
       most = fmaxf(most, scores[i]);
     }
-    most = max_of_quad(most);
+    most = max_of_lanes<LANES>(most);
     float factor = 1;
     if (most > reference + MOST_ABOVE) {
       factor = exp2_fast(reference - most);
@@ -42,13 +46,15 @@ struct Online {
     const float subtracted = reference == -INFINITY ? 0 : reference;
     float sum = 0;
 #pragma unroll
-    for (int i = 0; i < 8; i++) {
+    for (int i = 0; i < KEYS; i++) {
       scores[i] = exp2_fast(scores[i] - subtracted);
       sum += scores[i];
     }
     total = total * factor + sum;
-    store_chunk(weights.address(row, column / CHUNK), pack(scores[0], scores[1], T()), pack(scores[2], scores[3], T()),
-                pack(scores[4], scores[5], T()), pack(scores[6], scores[7], T()));
+#pragma unroll
+    for (int i = 0; i < KEYS; i += 4)
+      store_half_chunk(weights.address(row, (column + i) / CHUNK) + (column + i) % CHUNK * 2,
+                       pack(scores[i], scores[i + 1], T()), pack(scores[i + 2], scores[i + 3], T()));
     return factor;
   }
 };
@@ -76,21 +82,22 @@ __device__ inline void decode(const MlaArguments &a) {
   const int warp = threadIdx.x / 32, depth_group = warp % DEPTH_GROUPS;
   const int warp_row = warp / DEPTH_GROUPS % ROW_GROUPS * TILES * 16;
   const int warp_key = warp / DEPTH_GROUPS / ROW_GROUPS * KEYS;
-  const bool is_weigher = threadIdx.x < BLOCK_Q * 4;
-  const int own_row = first_row + threadIdx.x / 4;
+  constexpr int LANES = Online<T, BLOCK_Q>::LANES;
+  const bool is_weigher = threadIdx.x < BLOCK_Q * LANES, is_first_lane = is_weigher && threadIdx.x % LANES == 0;
+  const int own_row = threadIdx.x / LANES; /* of the block's */
   const int64_t first_partial = ((int64_t)batch * a.splits + split) * rows + first_row;
   const Visibility visibility(p, batch);
   const Range keys = part_of<BLOCK_K>(keys_of_rows(visibility, p, first_row, BLOCK_Q), split, a.splits);
   const int tiles = (max(keys.hi - keys.lo, 0) + BLOCK_K - 1) / BLOCK_K;
 
   auto stage_of = [&](unsigned tile) { return start + tile % STAGES * KTile::BYTES; };
-  CacheWalk<T, E> walk(p, batch, keys);
   auto copy = [&](int tile) {
-    if (tile < tiles) walk.copy(stage_of(tile));
+    if (tile < tiles)
+      stage_rows(KTile{stage_of(tile)}, HeadRows<E>(p.k, p.k_rope, DN, batch, 0), keys.lo + tile * BLOCK_K, keys.hi);
     commit_copies();
   };
   const QTile q_tile{stage_of(FIRST_TILES)};
-  copy_left(q_tile, PackedRows<E>(p.q, p.q_rope, DN, batch, p.hq), first_row, rows);
+  stage_rows(q_tile, PackedRows<E>(p.q, p.q_rope, DN, batch, p.hq), first_row, rows);
   commit_copies();
 #pragma unroll 1
   for (int tile = 0; tile < FIRST_TILES; tile++) copy(tile);
@@ -103,7 +110,8 @@ __device__ inline void decode(const MlaArguments &a) {
   for (int tile = FIRST_TILES; tile < STAGES - 1; tile++) copy(tile);
 
   Online<T, BLOCK_Q> online;
-  online.seen = is_weigher && own_row < rows ? visibility.keys_of(own_row / p.hq) : Range{0, 0};
+  const bool is_row = is_weigher && first_row + own_row < rows;
+  online.seen = is_row ? visibility.keys_of((first_row + own_row) / p.hq) : Range{0, 0};
   online.scale = p.softmax_scale * LOG2_E;
   float sums[BLOCK_Q / 16][COLUMNS / 8][4] = {};
   float factor = 1;
@@ -128,7 +136,7 @@ __device__ inline void decode(const MlaArguments &a) {
         /* F2, F3 so far, of the next tile */
         if (!has_next || !is_weigher) continue;
         factor = online.weigh(parts, PTile{weights + (tile + 1) % 2 * PTile::BYTES}, keys.lo + (tile + 1) * BLOCK_K);
-        if (threadIdx.x % 4 == 0) store_shared(factors + threadIdx.x, __float_as_uint(factor));
+        if (is_first_lane) store_shared(factors + own_row * 4, __float_as_uint(factor));
       } else if (tile >= 0) {
         /* F4 so far */
         add_weighted<BLOCK_K>(sums, PTile{weights + tile % 2 * PTile::BYTES}, 0, KTile{stage_of(tile)}, warp * COLUMNS);
@@ -137,13 +145,11 @@ __device__ inline void decode(const MlaArguments &a) {
 
   /* F2, F3, F4 */
   if (is_weigher) {
-    const float total = sum_of_quad(online.total);
-    if (threadIdx.x % 4 == 0) {
-      store_shared(factors + threadIdx.x, __float_as_uint(total > 0 ? 1 / total : 0));
-      const float lse = total > 0 ? online.reference * LN_2 + logf(total) : -INFINITY;
-      if (own_row < rows)
-        (a.splits > 1 ? a.partial_lse[first_partial + threadIdx.x / 4] : p.lse[stat_index(p, batch, own_row)]) = lse;
-    }
+    const float total = sum_of_lanes<LANES>(online.total);
+    const float lse = total == 0 ? -INFINITY : online.reference * LN_2 + logf(total);
+    if (is_first_lane) store_shared(factors + own_row * 4, __float_as_uint(total == 0 ? 0 : 1 / total));
+    if (is_first_lane && is_row)
+      (a.splits > 1 ? a.partial_lse[first_partial + own_row] : p.lse[stat_index(p, batch, first_row + own_row)]) = lse;
   }
   if (a.splits > 1 && tiles == 0) return; /* with an lse of -inf nobody reads the sums */
   __syncthreads();

@@ -9,7 +9,6 @@
    divided by it. grid: (tiles of keys, batch). */
 #include "decode_tile.cuh"
 #include "weight_scale.cuh"
-#include "softmax.cuh"
 
 constexpr int DN = MLA_DECODE_DN, DQK = MLA_DECODE_DQK;
 constexpr int BLOCK_K = MLA_DECODE_DKV_BLOCK_K, BLOCK_Q = MLA_DECODE_DKV_BLOCK_Q, STAGES = MLA_DECODE_DKV_STAGES;
@@ -149,7 +148,7 @@ __device__ inline void dkv(const MlaParams &p) {
   /* the keys come through the stages of the next two tiles */
   const Tile<T, BLOCK_K, DQK> k_tile{stages + Stage<T>::BYTES};
   copy(0);
-  copy_left(k_tile, HeadRows<E>(p.k, p.k_rope, DN, batch, 0), first_key, visibility.kv_length);
+  stage_rows(k_tile, HeadRows<E>(p.k, p.k_rope, DN, batch, 0), first_key, visibility.kv_length);
   commit_copies();
   wait_for_copies<0>();
   __syncthreads();

@@ -9,7 +9,6 @@
    [batch][splits][rows][DQK], which mla_decode_dq_sum adds up in their order. */
 #include "decode_tile.cuh"
 #include "weight_scale.cuh"
-#include "softmax.cuh"
 
 constexpr int DN = MLA_DECODE_DN, DQK = MLA_DECODE_DQK, BLOCK_K = MLA_DECODE_BLOCK_K;
 constexpr int BLOCK_Q = MLA_DECODE_DQ_BLOCK_Q, STAGES = MLA_DECODE_DQ_STAGES;
@@ -83,9 +82,9 @@ __device__ inline void dq(const MlaArguments &a) {
   const Range keys = part_of<BLOCK_K>(keys_of_rows(visibility, p, first_row, BLOCK_Q), split, a.splits);
   const int tiles = (max(keys.hi - keys.lo, 0) + BLOCK_K - 1) / BLOCK_K;
 
-  CacheWalk<T, E> walk(p, batch, keys);
   auto copy = [&](int tile) {
-    if (tile < tiles) walk.copy(stage_of(tile));
+    if (tile < tiles)
+      stage_rows(KTile{stage_of(tile)}, HeadRows<E>(p.k, p.k_rope, DN, batch, 0), keys.lo + tile * BLOCK_K, keys.hi);
     commit_copies();
   };
   /* queries and dOut come through the stages of the next two tiles */
@@ -94,8 +93,8 @@ __device__ inline void dq(const MlaArguments &a) {
   const Tile<T, BLOCK_Q, DQK> q_tile{stage_of(1)};
   const Tile<T, BLOCK_Q, DN> d_out_tile{stage_of(2)};
   copy(0);
-  copy_left(q_tile, PackedRows<E>(p.q, p.q_rope, DN, batch, p.hq), first_row, rows);
-  copy_left(d_out_tile, d_out, first_row, rows, row_scale);
+  stage_rows(q_tile, PackedRows<E>(p.q, p.q_rope, DN, batch, p.hq), first_row, rows);
+  stage_rows(d_out_tile, d_out, first_row, rows, row_scale);
   commit_copies();
   wait_for_copies<0>();
   __syncthreads();

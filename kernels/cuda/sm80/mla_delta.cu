@@ -33,7 +33,8 @@ __device__ inline void delta(const MlaArguments &a) {
     const int query = row % p.sq, head = row / p.sq % p.hq, batch = row / p.sq / p.hq;
     const uint4 *out = static_cast<const uint4 *>(row_of(p.out, p.type, batch, query, head));
     const uint4 *d_out = static_cast<const uint4 *>(row_of(p.d_out, p.type, batch, query, head));
-    for (int chunk = lane; chunk < chunks; chunk += lanes) sum += sum_of_products(__ldg(out + chunk), __ldg(d_out + chunk), T());
+    for (int chunk = lane; chunk < chunks; chunk += lanes)
+      sum += sum_of_products(__ldg(out + chunk), __ldg(d_out + chunk), T());
   }
   for (int distance = lanes / 2; distance > 0; distance /= 2) sum += __shfl_xor_sync(~0u, sum, distance);
   if (is_there && lane == 0) p.delta[row] = sum - (p.d_lse ? p.d_lse[row] : 0);

@@ -23,15 +23,6 @@ struct Eight {
   __device__ float operator[](int i) const { return static_cast<float>(reinterpret_cast<const E *>(bits)[i]); }
 };
 
-__device__ inline float max_of_warp(float x) {
-  for (int step = 16; step; step /= 2) x = fmaxf(x, __shfl_xor_sync(~0u, x, step));
-  return x;
-}
-__device__ inline float sum_of_warp(float x) {
-  for (int step = 16; step; step /= 2) x += __shfl_xor_sync(~0u, x, step);
-  return x;
-}
-
 template <typename E>
 __device__ inline void merge(const MlaArguments &a) {
   __shared__ __align__(16) float sums[MLA_MERGE_MOST_WARPS][MLA_MERGE_COLUMNS];
@@ -50,14 +41,29 @@ __device__ inline void merge(const MlaArguments &a) {
   };
   load(warp);
 
-  /* every warp for itself */
-  float most = -INFINITY, total = 0;
-  for (int split = lane; split < a.splits; split += 32) most = fmaxf(most, partial_lse[(int64_t)split * rows]);
-  most = max_of_warp(most);
+  /* every warp for itself; a lane has every 32nd split */
+  float weights[MLA_MERGE_MOST_SPLITS / 32], most = -INFINITY, total = 0;
+#pragma unroll
+  for (int i = 0; i < MLA_MERGE_MOST_SPLITS / 32; i++) {
+    const int split = i * 32 + lane;
+    weights[i] = split < a.splits ? partial_lse[(int64_t)split * rows] : -INFINITY;
+    most = fmaxf(most, weights[i]);
+  }
+  most = max_of_lanes<32>(most);
   const float subtracted = most == -INFINITY ? 0 : most;
-  auto weight_of = [&](int split) { return exp2_fast((partial_lse[(int64_t)split * rows] - subtracted) * LOG2_E); };
-  for (int split = lane; split < a.splits; split += 32) total += weight_of(split);
-  total = sum_of_warp(total);
+#pragma unroll
+  for (int i = 0; i < MLA_MERGE_MOST_SPLITS / 32; i++) {
+    weights[i] = exp2_fast((weights[i] - subtracted) * LOG2_E);
+    total += weights[i];
+  }
+  total = sum_of_lanes<32>(total);
+  auto weight_of = [&](int split) {
+    float weight = weights[0];
+#pragma unroll
+    for (int i = 1; i < MLA_MERGE_MOST_SPLITS / 32; i++)
+      if (split / 32 == i) weight = weights[i];
+    return __shfl_sync(~0u, weight, split % 32);
+  };
 
   float sum[8] = {};
   for (int split = warp; split < a.splits; split += BATCH * warps) {
@@ -65,7 +71,7 @@ __device__ inline void merge(const MlaArguments &a) {
 #pragma unroll
     for (int n = 0; n < BATCH; n++) {
       const float weight = split + n * warps < a.splits ? weight_of(split + n * warps) : 0;
-      if (weight > 0)
+      if (weight != 0)
 #pragma unroll
         for (int i = 0; i < 8; i++) sum[i] += weight * parts[n][i];
     }
@@ -76,7 +82,7 @@ __device__ inline void merge(const MlaArguments &a) {
   __syncthreads();
 
   const int position = row / p.hq, head = row % p.hq;
-  const float factor = total > 0 ? 1 / total : 0;
+  const float factor = total == 0 ? 0 : 1 / total;
   E *out = static_cast<E *>(p.out.start) + batch * p.out.batch + position * p.out.position + head * p.out.head +
            blockIdx.y * MLA_MERGE_COLUMNS;
   for (int column = threadIdx.x; column < MLA_MERGE_COLUMNS; column += blockDim.x) {
@@ -85,7 +91,7 @@ __device__ inline void merge(const MlaArguments &a) {
     out[column] = static_cast<E>(all * factor);
   }
   if (blockIdx.y == 0 && threadIdx.x == 0)
-    p.lse[((int64_t)batch * p.hq + head) * p.sq + position] = total > 0 ? most + logf(total) : -INFINITY;
+    p.lse[((int64_t)batch * p.hq + head) * p.sq + position] = total == 0 ? -INFINITY : most + logf(total);
 }
 
 #define KERNEL(NAME, E)                                                                       \

@@ -7,7 +7,7 @@ typedef struct {
   const char *f16, *bf16;
 } Tile;
 
-/* As the macro KERNEL of the .cu files names them. */
+/* As the macro ENTRY of the .cu files names them. */
 #define TILE(KERNEL, HEAD_QK, HEAD_V, BLOCK, WALKED)                                  \
   {HEAD_QK, HEAD_V, BLOCK, WALKED,                                                    \
    "mla_attention_" KERNEL "_f16_" #HEAD_QK "_" #HEAD_V "_" #BLOCK "_" #WALKED,       \
@@ -23,12 +23,15 @@ static unsigned bytes_of_rows(const Tile *tile, int rows) {
   return (unsigned)(rows * (tile->head_qk + tile->head_v)) * 2;
 }
 
-/* What both kernels need: their own rows, two tiles of those that they walk over, and numbers of the ones with the others. */
+/* dS, or P. */
 static unsigned exchange_bytes(const Tile *tile) { return (unsigned)(tile->block * tile->walked) * 2; }
+
+/* The block's rows, two tiles of those that it walks over, dS, and two floats of each pair of warps. */
 static unsigned dq_bytes(const Tile *tile) {
-  return bytes_of_rows(tile, tile->block) + 2 * bytes_of_rows(tile, tile->walked) + exchange_bytes(tile);
+  return bytes_of_rows(tile, tile->block) + 2 * bytes_of_rows(tile, tile->walked) + exchange_bytes(tile) +
+         (unsigned)tile->block / 32 * 2 * (unsigned)sizeof(float);
 }
-/* lse and delta of the walked rows, and P beside dS. */
+/* The same with P, and lse and delta of the walked rows. */
 static unsigned dkv_bytes(const Tile *tile) {
   return dq_bytes(tile) + exchange_bytes(tile) + 2 * 2 * (unsigned)tile->walked * (unsigned)sizeof(float);
 }
@@ -60,12 +63,13 @@ static int plan_delta(const MlaParams *p, MlaPlan *plan) {
   enum { THREADS = 256 };
   static const char *const functions[] = {"mla_delta_f32", "mla_delta_f16", "mla_delta_bf16"};
   int numbers = p->type == MLA_FLOAT32 ? 4 : 8;
-  if (p->dv % numbers || !mla_is_aligned(&p->out, p->type) || !mla_is_aligned(&p->d_out, p->type)) return 0;
+  int64_t rows = (int64_t)p->batch * p->hq * p->sq;
+  if (rows == 0 || p->dv % numbers || !mla_is_aligned(&p->out, p->type) || !mla_is_aligned(&p->d_out, p->type)) return 0;
   MlaArguments arguments = {.params = *p, .splits = 1};
   while (arguments.splits < 32 && arguments.splits < p->dv / numbers) arguments.splits *= 2;
   MlaLaunch *launch = mla_launch(plan, "sm80/mla_delta", functions[p->type], &arguments);
   launch->threads = THREADS;
-  launch->grid[0] = blocks_of((int64_t)p->batch * p->hq * p->sq, THREADS / arguments.splits);
+  launch->grid[0] = blocks_of(rows, THREADS / arguments.splits);
   return 1;
 }
 

@@ -2,8 +2,6 @@
 #include "decode_tiles.h"
 #include "plan_parts.h"
 
-enum { MOST_SPLITS = 128 };
-
 static int ceil_div(int64_t a, int64_t b) { return (int)((a + b - 1) / b); }
 
 static int most_shared_bytes(const MlaDevice *device) {
@@ -17,7 +15,7 @@ static int splits_of(const MlaDevice *device, int64_t blocks, int steps) {
   enum { BLOCK_COST = 4 };
   int best = 1;
   double least = 0;
-  for (int splits = 1; splits <= MOST_SPLITS && splits <= steps; splits++) {
+  for (int splits = 1; splits <= MLA_MERGE_MOST_SPLITS && splits <= steps; splits++) {
     int rounds = ceil_div(blocks * splits, device->multiprocessors);
     double cost = (double)rounds * (ceil_div(steps, splits) + BLOCK_COST) + (splits > 1 ? BLOCK_COST + splits / 16.0 : 0);
     if (splits == 1 || cost < least) best = splits, least = cost;

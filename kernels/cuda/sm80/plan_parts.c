@@ -7,7 +7,8 @@ MlaType mla_multiplied_type(const MlaParams *p) {
 }
 
 unsigned mla_shared_bytes(const MlaDevice *device) {
-  unsigned kilobytes = device->capability >= 90 && device->capability < 120 ? 227 : device->capability == 80 || device->capability == 87 ? 163 : 99;
+  int c = device->capability;
+  unsigned kilobytes = c >= 90 && c < 120 ? 227 : c == 80 || c == 87 ? 163 : 99;
   return kilobytes * 1024;
 }
 

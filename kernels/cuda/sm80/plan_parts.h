@@ -21,7 +21,7 @@ int mla_operands(MlaPlan *plan, void *workspace, MlaParams *params, MlaType type
    are halves too; partial_lse is then where the GPU puts the power, else NULL. */
 int mla_gradient_operands(MlaPlan *plan, void *workspace, MlaArguments *arguments, MlaType type);
 
-/* Adds the merge of a decode's splits. */
+/* Adds the merge of a decode's splits, whose partial results are in the workspace. */
 void mla_plan_merge(const MlaArguments *arguments, MlaPlan *plan);
 
 MlaFamily mla_plan_sm80_attention, mla_plan_sm80_backward, mla_plan_sm80_decode;

@@ -6,14 +6,21 @@
 
 constexpr float LOG2_E = 1.4426950408889634f, LN_2 = 0.6931471805599453f;
 
-__device__ inline float sum_of_quad(float x) {
-  x += __shfl_xor_sync(~0u, x, 1);
-  return x + __shfl_xor_sync(~0u, x, 2);
+/* Of COUNT neighbouring lanes. */
+template <int COUNT>
+__device__ inline float sum_of_lanes(float x) {
+#pragma unroll
+  for (int step = 1; step < COUNT; step *= 2) x += __shfl_xor_sync(~0u, x, step);
+  return x;
 }
-__device__ inline float max_of_quad(float x) {
-  x = fmaxf(x, __shfl_xor_sync(~0u, x, 1));
-  return fmaxf(x, __shfl_xor_sync(~0u, x, 2));
+template <int COUNT>
+__device__ inline float max_of_lanes(float x) {
+#pragma unroll
+  for (int step = 1; step < COUNT; step *= 2) x = fmaxf(x, __shfl_xor_sync(~0u, x, step));
+  return x;
 }
+__device__ inline float sum_of_quad(float x) { return sum_of_lanes<4>(x); }
+__device__ inline float max_of_quad(float x) { return max_of_lanes<4>(x); }
 
 /* Scores of keys that their query does not see become -inf. */
 template <int ROWS, int GROUPS>

@@ -35,8 +35,8 @@ struct Tile {
     return start + row * COLUMNS * 2 + (chunk ^ turn) * 16;
   }
 
-  /* Blocks from a row on, a multiple of 8, and from a column of the first chunks on that turn together. Read as they are they are left sides of products; transposed, depth first, they
-     are two times two registers of right sides. */
+  /* Blocks from a row on, a multiple of 8, and from a column on that is in bits which no column given to at() has. Read as
+     they are they are left sides of products; transposed, depth first, two times two registers of right sides. */
   __device__ Blocks<COLUMNS> blocks(int row = 0, int column = 0) const {
     const int lane = threadIdx.x % 32;
     return {address(row + lane % 16, column / CHUNK + lane / 16)};

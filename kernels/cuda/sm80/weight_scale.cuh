@@ -1,7 +1,7 @@
 /* Powers of two that keep the weights of gradients in the range of halves, whose least normal number is 6e-5. */
 #pragma once
 
-#include "mma.cuh"
+#include "softmax.cuh"
 
 template <typename T>
 constexpr bool is_half = false;
@@ -12,14 +12,6 @@ constexpr bool is_half<__half> = true;
 __device__ inline float power_of_two_to(int exponent, float most) {
   const int own = (__float_as_int(most) >> 23 & 255) - 127;
   return __int_as_float((min(max(exponent - own, -100), 100) + 127) << 23);
-}
-
-/* The greatest of COUNT neighbouring lanes. */
-template <int COUNT>
-__device__ inline float max_of_lanes(float x) {
-#pragma unroll
-  for (int step = 1; step < COUNT; step *= 2) x = fmaxf(x, __shfl_xor_sync(~0u, x, step));
-  return x;
 }
 
 /* What the weights of one row of sums are multiplied by: as much as its greatest weight so far allows, so that it only falls.
