@@ -18,17 +18,6 @@ struct Barrier {
   __device__ void arrive() {
     asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0];" ::"r"(shared_address(&state)) : "memory");
   }
-  /* At the same barrier of another block of the cluster. */
-  __device__ void arrive_at(int block) {
-    asm volatile(
-        "{\n"
-        ".reg .b32 there;\n"
-        "mapa.shared::cluster.u32 there, %0, %1;\n"
-        "mbarrier.arrive.release.cluster.shared::cluster.b64 _, [there];\n"
-        "}" ::"r"(shared_address(&state)),
-        "r"(block)
-        : "memory");
-  }
   __device__ void arrive_and_expect(unsigned bytes) {
     asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(shared_address(&state)), "r"(bytes)
                  : "memory");
@@ -48,16 +37,6 @@ struct Barrier {
 
 /* What init() wrote is seen by the copy engine. */
 __device__ inline void publish_barriers() { asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory"); }
-
-/* All threads of a cluster's blocks, of which this block is number block_of_cluster(). */
-__device__ inline void sync_cluster() {
-  asm volatile("barrier.cluster.arrive.release.aligned;\nbarrier.cluster.wait.acquire.aligned;" ::: "memory");
-}
-__device__ inline int block_of_cluster() {
-  int number;
-  asm("mov.u32 %0, %%cluster_ctarank;" : "=r"(number));
-  return number;
-}
 
 /* What this thread wrote to shared memory is seen by wgmma and the copy engine. */
 __device__ inline void publish_shared_memory() { asm volatile("fence.proxy.async.shared::cta;" ::: "memory"); }

@@ -138,7 +138,7 @@ struct Dkv {
       int key = block.first_key + consumer * WARPGROUP_ROWS + row_of_thread() + 8 * i;
       Range seen = block.visibility.queries_of(key);
       bool is_there = key < p.skv, is_seen = seen.lo < seen.hi;
-      float factor = p.softmax_scale * scale.gradient_factor(i);
+      float factor = p.softmax_scale * scale.gradient_factor(i) / (1 << scale.WEIGHT_EXPONENT);
       Out *nope = is_there ? row_of<Out>(p.d_k, block.batch, key, block.kv_head) : nullptr, *none = nullptr;
       if (a.partial_out) {
         int64_t place = (static_cast<int64_t>(block.batch) * p.hkv + block.kv_head) * p.skv + key;

@@ -4,8 +4,7 @@
 
    Of a tile of BLOCK_K keys, each of two consumers makes the scores of one half of the keys, and adds the values of all
    keys in one half of the columns; largest scores and weights go from one to the other through shared memory. A producer
-   lets TMA fetch the next tile meanwhile. Where a position has 128 heads, two blocks are a cluster (BLOCKS), and each
-   fetches half of every tile for both: what all blocks read of L2 is what bounds the kernel.
+   lets TMA fetch the next tile meanwhile.
    grid: (64 heads of a position, splits, batch). With splits the normalised sums go to partial_out
    [batch][splits][sq * hq][dv], in the tensors' type, and their lse to partial_lse [batch][splits][sq * hq], for
    sm80/mla_merge. */
@@ -13,13 +12,11 @@
 #include "softmax.cuh"
 #include "tile.cuh"
 
-template <typename T, int BLOCKS>
+template <typename T>
 struct Decode {
-  static constexpr int CLUSTER = BLOCKS;
   static constexpr int DN = 512, DR = 64, HEADS = WARPGROUP_ROWS, BLOCK_K = 64, STAGES = 2, CONSUMERS = 2;
   static constexpr int CONSUMER_THREADS = WARPGROUP * CONSUMERS;
   static constexpr int THREADS = WARPGROUP + CONSUMER_THREADS;
-  static constexpr int BOX_KEYS = BLOCK_K / BLOCKS; /* that a block fetches */
   static constexpr int KEYS = BLOCK_K / CONSUMERS, COLUMNS = DN / CONSUMERS; /* of a consumer */
   enum NamedBarrier { CLEARED = 1, LARGEST_WRITTEN, WEIGHTS_WRITTEN, SUMS_WRITTEN };
 
@@ -61,27 +58,9 @@ struct Decode {
     shared.q_full.init(1);
     for (int stage = 0; stage < STAGES; stage++) {
       shared.full[stage].init(1);
-      shared.empty[stage].init(CONSUMER_THREADS / 32 * BLOCKS);
+      shared.empty[stage].init(CONSUMER_THREADS / 32);
     }
     publish_barriers();
-  }
-
-  /* This block's part of a tile, to all blocks. */
-  __device__ void copy_share(Tile<T, BLOCK_K, DN + DR> &to, int key, int batch, Barrier &full) {
-    int first = block_of_cluster() * BOX_KEYS;
-    for (int panel = 0; panel < to.PANELS; panel++) {
-      bool is_rope = panel == DN / PANEL;
-      const RowsMap &from = is_rope ? k_rope : k;
-      copy_box_to((1 << BLOCKS) - 1, to.panels[panel][first], from.map, is_rope ? 0 : panel * PANEL, key + first, 0,
-                  from.rows.batch ? batch : 0, full);
-    }
-  }
-  /* One thread of each warp tells all blocks that the warp is done with a tile. */
-  __device__ void leave_tile(Barrier &empty) {
-    if (BLOCKS == 1)
-      leave(empty);
-    else if (threadIdx.x % 32 < BLOCKS)
-      empty.arrive_at(threadIdx.x % 32);
   }
 
   __device__ void produce(const Walk &walk) {
@@ -94,10 +73,7 @@ struct Decode {
       Barrier &full = shared.full[stage.index];
       shared.empty[stage.index].wait(stage.parity ^ 1);
       full.arrive_and_expect(sizeof shared.keys[0]);
-      if (BLOCKS == 1)
-        copy_tile(shared.keys[stage.index], k, k_rope, DN, walk.key(n), 0, walk.batch, full);
-      else
-        copy_share(shared.keys[stage.index], walk.key(n), walk.batch, full);
+      copy_tile(shared.keys[stage.index], k, k_rope, DN, walk.key(n), 0, walk.batch, full);
       stage.advance();
     }
   }
@@ -201,7 +177,7 @@ struct Decode {
       write_weights(scores, consumer);
       begin_values(sums, keys, consumer);
       wait_for_products<0>(sums);
-      leave_tile(shared.empty[stage.index]);
+      leave(shared.empty[stage.index]);
       stage.advance();
     }
     write(walk, consumer, sums, softmax);
@@ -209,7 +185,7 @@ struct Decode {
 
   __device__ void run() {
     if (threadIdx.x == 0) init_barriers();
-    sync_blocks();
+    __syncthreads();
     Walk walk(a);
     int warpgroup = __shfl_sync(~0u, threadIdx.x / WARPGROUP, 0);
     if (warpgroup == 0) {
@@ -219,31 +195,19 @@ struct Decode {
       take_registers<240>();
       consume(walk, warpgroup - 1);
     }
-    __syncwarp();
-    if (BLOCKS > 1) sync_cluster(); /* no block ends while another writes to its memory */
-  }
-  static __device__ void sync_blocks() {
-    if (BLOCKS > 1)
-      sync_cluster();
-    else
-      __syncthreads();
   }
 };
 
 extern __shared__ __align__(1024) unsigned char shared_memory[];
 
-#define MLA_DECODE_KERNEL(NAME, ...)                                                                                   \
-  extern "C" __global__ void __cluster_dims__(Decode<__VA_ARGS__>::CLUSTER, 1, 1)                                      \
-      __launch_bounds__(Decode<__VA_ARGS__>::THREADS, 1)                                                               \
-          NAME(const __grid_constant__ MlaArguments a, const __grid_constant__ TensorMap q,                            \
-               const __grid_constant__ TensorMap q_rope, const __grid_constant__ TensorMap k,                          \
-               const __grid_constant__ TensorMap k_rope) {                                                             \
+#define MLA_DECODE_KERNEL(NAME, T)                                                                                     \
+  extern "C" __global__ void __launch_bounds__(Decode<T>::THREADS, 1)                                                  \
+      NAME(const __grid_constant__ MlaArguments a, const __grid_constant__ TensorMap q,                                \
+           const __grid_constant__ TensorMap q_rope, const __grid_constant__ TensorMap k,                              \
+           const __grid_constant__ TensorMap k_rope) {                                                                 \
     const MlaParams &p = a.params;                                                                                     \
-    using Kernel = Decode<__VA_ARGS__>;                                                                                \
-    Kernel{a, {q, p.q}, {q_rope, p.q_rope}, {k, p.k}, {k_rope, p.k_rope},                                              \
-           *reinterpret_cast<Kernel::Shared *>(shared_memory)}.run();                                                  \
+    Decode<T>{a, {q, p.q}, {q_rope, p.q_rope}, {k, p.k}, {k_rope, p.k_rope},                                           \
+              *reinterpret_cast<Decode<T>::Shared *>(shared_memory)}.run();                                            \
   }
-MLA_DECODE_KERNEL(mla_decode_f16, __half, 1)
-MLA_DECODE_KERNEL(mla_decode_bf16, __nv_bfloat16, 1)
-MLA_DECODE_KERNEL(mla_decode_f16_pairs, __half, 2)
-MLA_DECODE_KERNEL(mla_decode_bf16_pairs, __nv_bfloat16, 2)
+MLA_DECODE_KERNEL(mla_decode_f16, __half)
+MLA_DECODE_KERNEL(mla_decode_bf16, __nv_bfloat16)

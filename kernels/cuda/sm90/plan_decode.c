@@ -27,8 +27,8 @@ static int add_query_map(MlaLaunch *launch, const MlaParams *p, const MlaRows *r
   if (p->sq > 1 && rows->position <= 0) return 0;
   return mla_add_map(launch, p->type, &by_heads, (MlaExtent){columns, p->hq, p->sq, p->batch, HEADS});
 }
-static int add_key_map(MlaLaunch *launch, const MlaParams *p, const MlaRows *rows, int columns, int box_keys) {
-  return mla_add_map(launch, p->type, rows, (MlaExtent){columns, p->skv, 1, p->batch, box_keys});
+static int add_key_map(MlaLaunch *launch, const MlaParams *p, const MlaRows *rows, int columns) {
+  return mla_add_map(launch, p->type, rows, (MlaExtent){columns, p->skv, 1, p->batch, BLOCK_K});
 }
 
 int mla_plan_sm90_decode(const MlaDevice *device, MlaKernel kernel, const MlaParams *p, void *workspace, MlaPlan *plan) {
@@ -43,17 +43,15 @@ int mla_plan_sm90_decode(const MlaDevice *device, MlaKernel kernel, const MlaPar
     arguments.partial_out = mla_take(plan, workspace, partials * DN * 2);
     arguments.partial_lse = mla_take(plan, workspace, partials * sizeof(float));
   }
-  static const char *const names[2][2] = {{"mla_decode_f16", "mla_decode_bf16"},
-                                          {"mla_decode_f16_pairs", "mla_decode_bf16_pairs"}};
-  int are_pairs = p->hq % (2 * HEADS) == 0, box_keys = are_pairs ? BLOCK_K / 2 : BLOCK_K;
-  MlaLaunch *launch = mla_launch(plan, "sm90/mla_decode", names[are_pairs][p->type == MLA_BFLOAT16], &arguments);
+  MlaLaunch *launch = mla_launch(plan, "sm90/mla_decode", p->type == MLA_FLOAT16 ? "mla_decode_f16" : "mla_decode_bf16",
+                                 &arguments);
   launch->grid[0] = (unsigned)(rows / HEADS);
   launch->grid[1] = (unsigned)arguments.splits;
   launch->grid[2] = (unsigned)p->batch;
   launch->threads = 3 * MLA_WARPGROUP;
   launch->shared_bytes = SHARED_BYTES;
   if (!add_query_map(launch, p, &p->q, DN) || !add_query_map(launch, p, &p->q_rope, DR) ||
-      !add_key_map(launch, p, &p->k, DN, box_keys) || !add_key_map(launch, p, &p->k_rope, DR, box_keys))
+      !add_key_map(launch, p, &p->k, DN) || !add_key_map(launch, p, &p->k_rope, DR))
     return 0;
   if (arguments.splits > 1) mla_plan_merge(&arguments, plan);
   return 1;

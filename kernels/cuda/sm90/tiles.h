@@ -15,17 +15,9 @@
   F(64, 64, 64, 64, 4, 2)
 
 /* F(HEAD_QK, HEAD_V, BLOCK_Q, BLOCK_K, K_STAGES, V_STAGES) of mla_attention_dq.cu. */
-#define MLA_SM90_ATTENTION_DQ(F) \
-  F(192, 128, 128, 64, 4, 2)     \
-  F(128, 128, 128, 64, 4, 3)     \
-  F(128, 64, 128, 64, 4, 3)      \
-  F(64, 64, 128, 64, 4, 3)
+#define MLA_SM90_ATTENTION_DQ(F) F(192, 128, 128, 64, 4, 2)
 
 /* F(HEAD_QK, HEAD_V, BLOCK_Q, BLOCK_K, Q_STAGES, D_OUT_STAGES) of mla_attention_dkv.cu. */
-#define MLA_SM90_ATTENTION_DKV(F) \
-  F(192, 128, 64, 128, 3, 3)      \
-  F(128, 128, 64, 128, 3, 3)      \
-  F(128, 64, 64, 128, 3, 3)       \
-  F(64, 64, 64, 128, 3, 3)
+#define MLA_SM90_ATTENTION_DKV(F) F(192, 128, 64, 128, 3, 3)
 
 #endif

@@ -17,13 +17,3 @@ __device__ inline void copy_box(void *to, const TensorMap &map, int column, int 
       "r"(shared_address(&done.state))
       : "memory");
 }
-/* The same to this place in each block of the cluster whose bit is set, where its own `done` counts the bytes. */
-__device__ inline void copy_box_to(unsigned short blocks, void *to, const TensorMap &map, int column, int position,
-                                   int head, int batch, Barrier &done) {
-  asm volatile(
-      "cp.async.bulk.tensor.4d.shared::cluster.global.tile.mbarrier::complete_tx::bytes.multicast::cluster "
-      "[%0], [%1, {%2,%3,%4,%5}], [%6], %7;"
-      ::"r"(shared_address(to)), "l"(&map), "r"(column), "r"(position), "r"(head), "r"(batch),
-      "r"(shared_address(&done.state)), "h"(blocks)
-      : "memory");
-}
