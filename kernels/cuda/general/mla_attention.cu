@@ -19,10 +19,10 @@ static __device__ __forceinline__ float weigh_row(float (&scores)[T::Walked::COU
   float reference = greatest == -INFINITY ? 0 : greatest, total = 0;
 #pragma unroll
   for (int j = 0; j < T::Walked::COUNT; j++) {
-    scores[j] = exp2_of(scores[j] - reference);
+    scores[j] = exp2_fast(scores[j] - reference);
     total += scores[j];
   }
-  float alpha = exp2_of(row_max - reference);
+  float alpha = exp2_fast(row_max - reference);
   row_max = greatest;
   row_total = row_total * alpha + total;
   return alpha;
@@ -137,7 +137,7 @@ extern "C" __global__ void __launch_bounds__(THREADS) mla_attention_merge(const 
   for (int s = 0; s < a.splits; s++) greatest = fmaxf(greatest, a.partial_lse[s * rows + row]);
   float reference = greatest == -INFINITY ? 0 : greatest;
   for (int s = 0; s < a.splits; s++) {
-    float weight = exp2_of((a.partial_lse[s * rows + row] - reference) * LOG2_E);
+    float weight = exp2_fast((a.partial_lse[s * rows + row] - reference) * LOG2_E);
     total += weight;
     sum += weight * ((const float *)a.partial_out)[s * rows * p.dv + n];
   }

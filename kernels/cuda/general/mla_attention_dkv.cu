@@ -124,7 +124,7 @@ static __device__ __forceinline__ void key_value_gradient(const MlaArguments &a)
 #pragma unroll
       for (int i = 0; i < T::Rows::COUNT; i++) {
         Range seeing = is_masked ? ranges[T::row(i)] : everything();
-        float weight = exp2_of(fmaf(products[i][j], scale, -row_lse));
+        float weight = exp2_fast(fmaf(products[i][j], scale, -row_lse));
         column[i] = at >= seeing.lo && at < seeing.hi ? weight : 0;
       }
       weights.write(column, T::walked(j) / 4, j % 4);

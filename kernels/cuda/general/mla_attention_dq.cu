@@ -59,7 +59,7 @@ static __device__ __forceinline__ void query_gradient(const MlaArguments &a) {
 #pragma unroll
       for (int i = 0; i < T::Rows::COUNT; i++) {
         Range seen = is_masked ? ranges[T::row(i)] : everything();
-        float weight = exp2_of(fmaf(products[i][j], scale, -lse[T::row(i)]));
+        float weight = exp2_fast(fmaf(products[i][j], scale, -lse[T::row(i)]));
         column[i] = at >= seen.lo && at < seen.hi ? weight : 0;
       }
       weights.write(column, T::walked(j) / 4, j % 4);

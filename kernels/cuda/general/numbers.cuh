@@ -1,17 +1,9 @@
-/* Elements of any type as float32, and back; alignment; exponentials. */
+/* Elements of any type as float32, and back; alignment. */
 #ifndef MLA_GENERAL_NUMBERS_CUH
 #define MLA_GENERAL_NUMBERS_CUH
 
+#include "../exponential.cuh"
 #include "../mla_params.h"
-
-constexpr float LOG2_E = 1.4426950408889634f, LN_2 = 0.6931471805599453f;
-
-/* Relative error 2^-22; results below the normal numbers are 0. */
-static __device__ __forceinline__ float exp2_of(float x) {
-  float y;
-  asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
-  return y;
-}
 
 /* The lower 16 bits of `bits`. */
 static __device__ __forceinline__ float widen(uint32_t bits, MlaType type) {

@@ -1,29 +1,8 @@
 /* The instructions of sm_80 that the kernels are made of (PTX ISA: mma.sync, ldmatrix, cp.async), by what they do. */
 #pragma once
 
-#include <cuda_bf16.h>
-#include <cuda_fp16.h>
-
-/* Two neighbours of a row as the halves of one register, the first in the low half. */
-__device__ inline unsigned pack(float first, float second, __half) {
-  __half2 pair = __floats2half2_rn(first, second);
-  return reinterpret_cast<unsigned &>(pair);
-}
-__device__ inline unsigned pack(float first, float second, __nv_bfloat16) {
-  __nv_bfloat162 pair = __floats2bfloat162_rn(first, second);
-  return reinterpret_cast<unsigned &>(pair);
-}
-__device__ inline float2 unpack(unsigned pair, __half) { return __half22float2(reinterpret_cast<__half2 &>(pair)); }
-__device__ inline float2 unpack(unsigned pair, __nv_bfloat16) {
-  return __bfloat1622float2(reinterpret_cast<__nv_bfloat162 &>(pair));
-}
-
-/* The same of inputs: what is too large for a half becomes the largest; NaN stays. */
-__device__ inline float clamp_to_half(float x) { return fabsf(x) > 65504 ? copysignf(65504, x) : x; }
-__device__ inline unsigned pack_input(float first, float second, __half type) {
-  return pack(clamp_to_half(first), clamp_to_half(second), type);
-}
-__device__ inline unsigned pack_input(float first, float second, __nv_bfloat16 type) { return pack(first, second, type); }
+#include "../exponential.cuh"
+#include "../halves.cuh"
 
 /* sums += left · right, 16x8x16. In terms of lane/4 = r and lane%4 = c:
    sums  (r, 2c) (r, 2c+1) (r+8, 2c) (r+8, 2c+1)
@@ -102,10 +81,4 @@ __device__ inline void commit_copies() { asm volatile("cp.async.commit_group;" :
 template <int PENDING>
 __device__ inline void wait_for_copies() {
   asm volatile("cp.async.wait_group %0;" ::"n"(PENDING) : "memory");
-}
-
-__device__ inline float exp2_fast(float x) {
-  float y;
-  asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
-  return y;
 }

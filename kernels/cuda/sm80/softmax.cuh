@@ -4,8 +4,6 @@
 #include "../visibility.cuh"
 #include "mma.cuh"
 
-constexpr float LOG2_E = 1.4426950408889634f, LN_2 = 0.6931471805599453f;
-
 /* Of COUNT neighbouring lanes. */
 template <int COUNT>
 __device__ inline float sum_of_lanes(float x) {

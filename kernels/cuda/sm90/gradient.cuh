@@ -4,11 +4,6 @@
 #include "softmax.cuh"
 #include "wgmma.cuh"
 
-__device__ inline float2 unpack(unsigned pair, __half) { return __half22float2(reinterpret_cast<__half2 &>(pair)); }
-__device__ inline float2 unpack(unsigned pair, __nv_bfloat16) {
-  return float2{__uint_as_float(pair << 16), __uint_as_float(pair & 0xffff0000)};
-}
-
 /* lse in the unit of exp2, such that rows that see nothing get weights of 0. */
 __device__ inline float weight_reference(float lse) { return lse == -INFINITY ? INFINITY : lse * LOG2_E; }
 

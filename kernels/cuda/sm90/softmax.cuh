@@ -2,16 +2,8 @@
    columns of two rows, eight apart, and the other columns of these rows are in the three threads beside it. */
 #pragma once
 
+#include "../exponential.cuh"
 #include "../visibility.cuh"
-
-constexpr float LOG2_E = 1.4426950408889634f;
-constexpr float LN_2 = 0.6931471805599453f;
-
-__device__ inline float exp2_fast(float x) {
-  float y;
-  asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
-  return y;
-}
 
 /* Over the four threads of a row. */
 __device__ inline float row_max(float x) {

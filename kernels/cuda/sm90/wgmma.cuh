@@ -7,21 +7,11 @@
    sums[4n + 2i + j] is at row 16 warp + r + 8i, column 8n + 2c + j. */
 #pragma once
 
-#include <cuda_bf16.h>
-#include <cuda_fp16.h>
 #include <stdint.h>
 
-constexpr int PANEL = 64; /* columns */
+#include "../halves.cuh"
 
-/* Two neighbours of a row as the halves of one register, the first in the low half. */
-__device__ inline unsigned pack(float first, float second, __half) {
-  __half2 pair = __floats2half2_rn(first, second);
-  return reinterpret_cast<unsigned &>(pair);
-}
-__device__ inline unsigned pack(float first, float second, __nv_bfloat16) {
-  __nv_bfloat162 pair = __floats2bfloat162_rn(first, second);
-  return reinterpret_cast<unsigned &>(pair);
-}
+constexpr int PANEL = 64; /* columns */
 
 /* Where a matrix lies: bits 0-13 address, 16-29 and 32-45 byte strides, all in units of 16 bytes, 62-63 swizzle.
    A product takes 16 of its depth from there. */
