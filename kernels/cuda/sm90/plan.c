@@ -142,7 +142,7 @@ static int plan_dkv(const MlaDevice *device, const MlaParams *p, MlaType type, v
 int mla_plan_sm90(const MlaDevice *device, MlaKernel kernel, const MlaParams *p, void *workspace, MlaPlan *plan) {
   MlaType type = mla_multiplied_type(p);
   if (device->capability != 90 || type == MLA_FLOAT32 || p->softmax_scale <= 0) return 0;
-  if (!p->batch || !p->hq || !p->sq || !p->skv) return 0;
+  if (!p->batch || !p->hq || !p->sq || !p->skv || !p->dn || !p->dv) return 0;
   if (p->is_decode) return mla_plan_sm90_decode(device, kernel, p, workspace, plan);
   if (p->dv % 16 || p->dn % 16 || p->dr % 16) return 0;
   if (kernel == MLA_FORWARD) return plan_forward(device, p, type, workspace, plan);

@@ -2,6 +2,8 @@
    columns of two rows, eight apart, and the other columns of these rows are in the three threads beside it. */
 #pragma once
 
+#include <math.h>
+
 #include "../visibility.cuh"
 
 constexpr float LOG2_E = 1.4426950408889634f;
