@@ -89,7 +89,8 @@ struct Dkv {
         for (int row = threadIdx.x % 32; row < BLOCK_Q; row += 32) {
           int query = block.query(n) + row;
           bool is_there = query < block.visibility.q_length;
-          shared.reference[stage.index][row] = is_there ? weight_reference(p.lse[rows + query]) - GradientScale<T>::WEIGHT_EXPONENT : INFINITY;
+          shared.reference[stage.index][row] =
+              is_there ? weight_reference(p.lse[rows + query]) - GradientScale<T>::WEIGHT_EXPONENT : INFINITY;
           shared.delta[stage.index][row] = is_there ? p.delta[rows + query] * power : 0;
         }
         shared.q_full[stage.index].arrive();

@@ -5,7 +5,7 @@
 enum { L2_BYTES = 40 << 20 /* that a section of heads may fill */ };
 
 typedef struct {
-  int head_qk, head_v, block_q, block_k, threads, blocks_per_multiprocessor, shared_bytes;
+  int head_qk, head_v, block_q, block_k, threads, blocks_per_multiprocessor, has_d_out, shared_bytes;
   const char *names[4]; /* of the kernels for half and bfloat16, then of those that write float32 */
 } Form;
 
@@ -17,20 +17,20 @@ typedef struct {
 #define BARRIER_BYTES 256
 
 #define FORWARD(QK, V, BLOCK_Q, BLOCK_K, STAGES, BLOCKS)                           \
-  {QK, V, BLOCK_Q, BLOCK_K, MLA_WARPGROUP + 2 * BLOCK_Q, BLOCKS,                   \
+  {QK, V, BLOCK_Q, BLOCK_K, MLA_WARPGROUP + 2 * BLOCK_Q, BLOCKS, 0,                \
    TILE_BYTES(BLOCK_Q, QK) + STAGES * TILE_BYTES(BLOCK_K, QK + V) + BARRIER_BYTES, \
    NAMES("mla_attention", #QK "_" #V "_" #BLOCK_Q)},
 static const Form forward_forms[] = {MLA_SM90_ATTENTION(FORWARD)};
 
 #define DQ(QK, V, BLOCK_Q, BLOCK_K, K_STAGES, V_STAGES)                                                                \
-  {QK, V, BLOCK_Q, BLOCK_K, MLA_WARPGROUP + 2 * BLOCK_Q, 1,                                                            \
+  {QK, V, BLOCK_Q, BLOCK_K, MLA_WARPGROUP + 2 * BLOCK_Q, 1, 1,                                                         \
    TILE_BYTES(BLOCK_Q, QK + V) + K_STAGES * TILE_BYTES(BLOCK_K, QK) + V_STAGES * TILE_BYTES(BLOCK_K, V) + BARRIER_BYTES, \
    NAMES("mla_attention_dq", #QK "_" #V)},
 static const Form dq_forms[] = {MLA_SM90_ATTENTION_DQ(DQ)};
 
 /* With lse and delta of each tile of queries. */
 #define DKV(QK, V, BLOCK_Q, BLOCK_K, Q_STAGES, D_OUT_STAGES)                                                \
-  {QK, V, BLOCK_Q, BLOCK_K, MLA_WARPGROUP + 2 * BLOCK_K, 1,                                                 \
+  {QK, V, BLOCK_Q, BLOCK_K, MLA_WARPGROUP + 2 * BLOCK_K, 1, 1,                                              \
    TILE_BYTES(BLOCK_K, QK + V) + Q_STAGES * (TILE_BYTES(BLOCK_Q, QK) + 2 * BLOCK_Q * (int)sizeof(float)) + \
        D_OUT_STAGES * TILE_BYTES(BLOCK_Q, V) + BARRIER_BYTES,                                               \
    NAMES("mla_attention_dkv", #QK "_" #V)},
@@ -53,16 +53,18 @@ static const Form *choose(const Form *forms, size_t count, const MlaDevice *devi
 
 /* ---- launches ---- */
 
-/* q, q_rope, k, k_rope, v and, where there is one, d_out; without rope its maps are not read. */
+/* q, q_rope, k, k_rope, v and, for gradients, d_out; without rope its maps are not read. */
 static int add_maps(MlaLaunch *launch, const MlaParams *p, MlaType type, const Form *form) {
   MlaExtent queries = {p->dn, p->sq, p->hq, p->batch, form->block_q};
   MlaExtent keys = {p->dn, p->skv, p->hkv, p->batch, form->block_k}, values = keys, d_out = queries;
   MlaExtent rope_queries = queries, rope_keys = keys;
   if (p->dr) rope_queries.columns = rope_keys.columns = p->dr;
   values.columns = d_out.columns = p->dv;
-  return mla_add_map(launch, type, &p->q, queries) && mla_add_map(launch, type, p->dr ? &p->q_rope : &p->q, rope_queries) &&
-         mla_add_map(launch, type, &p->k, keys) && mla_add_map(launch, type, p->dr ? &p->k_rope : &p->k, rope_keys) &&
-         mla_add_map(launch, type, &p->v, values) && (!p->d_out.start || mla_add_map(launch, type, &p->d_out, d_out));
+  return mla_add_map(launch, type, &p->q, queries) &&
+         mla_add_map(launch, type, p->dr ? &p->q_rope : &p->q, rope_queries) &&
+         mla_add_map(launch, type, &p->k, keys) &&
+         mla_add_map(launch, type, p->dr ? &p->k_rope : &p->k, rope_keys) &&
+         mla_add_map(launch, type, &p->v, values) && (!form->has_d_out || mla_add_map(launch, type, &p->d_out, d_out));
 }
 
 /* `blocks` parts of `heads` heads, each with `rows` rows of two tensors that `sharing` heads read. Where there are but some
@@ -142,7 +144,7 @@ static int plan_dkv(const MlaDevice *device, const MlaParams *p, MlaType type, v
 int mla_plan_sm90(const MlaDevice *device, MlaKernel kernel, const MlaParams *p, void *workspace, MlaPlan *plan) {
   MlaType type = mla_multiplied_type(p);
   if (device->capability != 90 || type == MLA_FLOAT32 || p->softmax_scale <= 0) return 0;
-  if (!p->batch || !p->hq || !p->sq || !p->skv) return 0;
+  if (!p->batch || !p->hq || !p->sq || !p->skv || !p->dn || !p->dv) return 0;
   if (p->is_decode) return mla_plan_sm90_decode(device, kernel, p, workspace, plan);
   if (p->dv % 16 || p->dn % 16 || p->dr % 16) return 0;
   if (kernel == MLA_FORWARD) return plan_forward(device, p, type, workspace, plan);

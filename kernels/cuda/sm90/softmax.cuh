@@ -2,6 +2,8 @@
    columns of two rows, eight apart, and the other columns of these rows are in the three threads beside it. */
 #pragma once
 
+#include <math.h>
+
 #include "../exponential.cuh"
 #include "../visibility.cuh"
 
