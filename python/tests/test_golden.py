@@ -146,6 +146,8 @@ class Golden(unittest.TestCase):
         x = tf.ones([1, 5, 2, 8])
         with self.assertRaisesRegex(ValueError, "causal must be"):
             tfjs_mla.mla_attention(x, x, x, causal="left")
+        with self.assertRaisesRegex(ValueError, "precision must be"):
+            tfjs_mla.mla_attention(x, x, x, precision="float64")
         with self.assertRaisesRegex(tf.errors.InvalidArgumentError, "MLAAttention: k"):
             tfjs_mla.mla_attention(x, x[..., :7], x)
 

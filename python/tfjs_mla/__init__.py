@@ -1,6 +1,6 @@
 """MLAAttention and MLADecode in Python TensorFlow: the very library that tfjs-node loads, with gradients registered.
 
-Works eagerly, in tf.function and in a SavedModel, for float32, half and bfloat16 (computed in float32).
+Works eagerly, in tf.function and in a SavedModel, for float32, half and bfloat16 (computed in float32 on the CPU).
 """
 
 import os
@@ -28,7 +28,8 @@ def _library_path():
 
 _ops = tf.load_op_library(_library_path())
 
-_ATTRIBUTES = ("layout", "softmax_scale", "causal", "window_left", "window_right")
+_ATTRIBUTES = ("layout", "softmax_scale", "causal", "window_left", "window_right", "precision")
+_PRECISIONS = ("float32", "tf32", "float16", "bfloat16")
 
 
 def mla_attention(
@@ -43,6 +44,7 @@ def mla_attention(
     softmax_scale=None,
     causal=False,
     window=(-1, -1),
+    precision="float32",
     return_lse=False,
 ):
     """softmax(softmax_scale * q [k | k_rope]^T + mask) v, in O(s) memory, with exact gradients for q, k, v and k_rope.
@@ -51,7 +53,8 @@ def mla_attention(
     v [b, skv, hkv, dv] -> out [b, sq, hq, dv]; 'bhsd' and 'sbhd' likewise. q_lengths, kv_lengths: int32 [b], how many rows and
     keys exist. causal: False, True or 'bottom-right' (aligned by the lengths), or 'top-left'. window: keys seen to the left
     and right of the diagonal, -1 for all. softmax_scale: 1 / sqrt(dqk) unless given. With return_lse -> (out, lse [b, hq, sq]),
-    the natural logarithm of the sum of exp(scores); a row that sees no key is 0 with lse -inf.
+    the natural logarithm of the sum of exp(scores); a row that sees no key is 0 with lse -inf. precision: what float32
+    tensors are multiplied as on a GPU, 'float32', 'tf32', 'float16' or 'bfloat16'; sums are float32 always.
 
     Raises ValueError on options that do not exist, tf.errors.InvalidArgumentError on shapes that do not fit.
 
@@ -69,7 +72,7 @@ def mla_attention(
         k_rope=tf.zeros([0], q.dtype) if k_rope is None else k_rope,
         q_lengths=_lengths(q_lengths),
         kv_lengths=_lengths(kv_lengths),
-        **_mask("mla_attention", layout, softmax_scale, causal, window),
+        **_attributes("mla_attention", layout, softmax_scale, causal, window, precision),
     )
     return (out, lse) if return_lse else out
 
@@ -85,6 +88,7 @@ def mla_decode(
     layout="bshd",
     causal=True,
     window=(-1, -1),
+    precision="float32",
     return_lse=False,
 ):
     """softmax(softmax_scale * (q_latent c_kv^T + q_rope k_rope^T) + mask) c_kv: absorbed attention over the latent cache.
@@ -100,7 +104,7 @@ def mla_decode(
         c_kv=c_kv,
         k_rope=k_rope,
         kv_lengths=_lengths(kv_lengths),
-        **_mask("mla_decode", layout, softmax_scale, causal, window),
+        **_attributes("mla_decode", layout, softmax_scale, causal, window, precision),
     )
     return (out, lse) if return_lse else out
 
@@ -110,17 +114,20 @@ def _lengths(lengths):
     return tf.zeros([0], tf.int32) if lengths is None else tf.cast(lengths, tf.int32)
 
 
-def _mask(name, layout, softmax_scale, causal, window):
-    """The attributes of both ops."""
+def _attributes(name, layout, softmax_scale, causal, window, precision):
+    """Those of both ops."""
     known = {False: "none", True: "bottom-right", "bottom-right": "bottom-right", "top-left": "top-left"}
     if causal not in known:
         raise ValueError(f"{name}: causal must be False, True, 'bottom-right' or 'top-left', got {causal!r}")
+    if precision not in _PRECISIONS:
+        raise ValueError(f"{name}: precision must be one of {', '.join(_PRECISIONS)}, got {precision!r}")
     return {
         "layout": layout,
         "softmax_scale": softmax_scale,
         "causal": known[causal],
         "window_left": window[0],
         "window_right": window[1],
+        "precision": precision,
     }
 
 

@@ -66,8 +66,10 @@ wanted() { # whether a module, or any of a family (`family/`), is asked for
 
 modules=() sources=("$cuda/plan.c" "$cuda/driver.c") stubs=()
 for family in sm90 sm80 general; do
-  if [ ! -f "$cuda/$family/plan.c" ] || ! wanted "$family/" "$@"; then
+  if ! wanted "$family/" "$@"; then
     stubs+=("$family")
+    # others may use its other files
+    for source in "$cuda/$family"/*.c; do [ "$(basename "$source")" = plan.c ] || sources+=("$source"); done
     continue
   fi
   sources+=("$cuda/$family"/*.c)
