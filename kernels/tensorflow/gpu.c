@@ -106,7 +106,7 @@ void gpu_run(TF_OpKernelContext *context, MlaKernel kernel, const MlaParams *par
   MlaPlan plan;
   if (!expect_device(&device, status)) return;
   if (!mla_plan(&device, kernel, params, NULL, &plan)) {
-    set_failure(status, TF_UNIMPLEMENTED, "no kernel serves this call on a GPU: head sizes 1-256, latent rank up to 576");
+    set_failure(status, TF_UNIMPLEMENTED, "no kernel serves this call on a GPU");
     return;
   }
   TF_Tensor *workspace = allocate_workspace(context, plan.workspace_bytes, status);
