@@ -1,7 +1,10 @@
 /** The CUDA kernels without a GPU: what is launched for each case, what the compiler made of it, what the library needs. */
 import { spawnSync } from 'node:child_process';
-import { readFileSync } from 'node:fs';
+import { mkdtempSync, readFileSync, rmSync } from 'node:fs';
 import { createRequire } from 'node:module';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { fileURLToPath } from 'node:url';
 import { buildModules } from '../kernels/cuda/modules.js';
 import { resourcesFile, resourcesText } from '../kernels/cuda/resources.js';
 import { findNvcc } from '../kernels/cuda/toolkit.js';
@@ -89,6 +92,28 @@ describe('cuda', () => {
       }
     });
   }
+
+  describe('harness', () => {
+    const nvcc = findNvcc();
+    if (!nvcc) {
+      it.skip("harness: nvcc is not here, 'npm run setup:nvcc' fetches it");
+      return;
+    }
+    it('is built by nvcc alone, and lists its cases', () => {
+      const folder = mkdtempSync(join(tmpdir(), 'tfjs-mla-'));
+      try {
+        const env = { ...process.env, NVCC: nvcc.file, SM: '90' };
+        const script = fileURLToPath(new URL('cuda/build.sh', import.meta.url));
+        const built = spawnSync('bash', [script, folder, 'general/mla_delta'], { env, encoding: 'utf8' });
+        expectEqual([built.status, built.stderr], [0, ''], 'status and messages of the build');
+        const { stdout } = spawnSync(join(folder, 'harness'), ['--list'], { encoding: 'utf8' });
+        const cases = stdout.trim().split('\n');
+        expectTrue(cases.includes('192/128 causal [bfloat16]'), `expected the cases, got ${stdout}`);
+      } finally {
+        rmSync(folder, { recursive: true });
+      }
+    }).timeout(600_000);
+  });
 
   describe('resources', () => {
     const nvcc = findNvcc();
