@@ -53,9 +53,10 @@ def wait(running, count):
                     process.kill()
                 continue
             del running[index]
-            if code and not first_code:
+            if code:
                 how = f"was ended by {signal.Signals(-code).name}" if code < 0 else f"ended with code {code}"
                 print(f"error: worker {index} of {count} {how}", file=sys.stderr, flush=True)
+            if code and not first_code:
                 first_code, deadline = exit_code(code), time.monotonic() + GRACE_SECONDS
         time.sleep(0.05)
     if first_code == EX_TEMPFAIL:
