@@ -46,37 +46,51 @@ describe('gpuPlans', () => {
   }
 
   it('name a lane, and why those before it do not run', () => {
-    for (const cuda of [h200, a100]) {
-      for (const kernel of ['MLAAttention', 'MLADelta', 'MLAAttentionDq', 'MLAAttentionDkv'] as const) {
+    for (const [cuda, expected] of [
+      [h200, 'sm_90a'],
+      [a100, 'sm_80'],
+    ] as const) {
+      for (const kernel of ['MLAAttention', 'MLAAttentionDq', 'MLAAttentionDkv'] as const) {
         const { lane, tile, cacheKey, passedOver } = plan(kernel, sizes, 'bfloat16', cuda);
-        expectTrue(lanes.includes(lane), `no lane: ${lane}`);
+        expectEqual(lane, expected);
         expectTrue(tile.THREADS >= 32 && tile.LAUNCHES >= 1, `no launch: ${JSON.stringify(tile)}`);
-        expectTrue(cacheKey !== '', 'no kernel is named');
+        expectTrue(cacheKey.includes('_bf16_'), `expected kernels for bfloat16, got ${cacheKey}`);
         const before = lanes.slice(0, lanes.indexOf(lane));
-        expectEqual(passedOver.map(({ candidate }) => candidate).slice(0, before.length), before);
+        expectEqual(
+          passedOver.map(({ candidate }) => candidate),
+          before,
+        );
       }
+      expectEqual(plan('MLADelta', sizes, 'bfloat16', cuda).lane, 'sm_80');
+      expectEqual(plan('MLAAttention', odd, 'bfloat16', cuda).lane, 'general');
     }
     const [hopper] = plan('MLAAttention', sizes, 'bfloat16', a100).passedOver;
     expectEqual(hopper, { candidate: 'sm_90a', reason: 'not for compute capability 8.0' });
   });
 
-  it('say what the products are computed in', () => {
-    const computed = (shapes: typeof sizes, precision: Precision) => {
-      const { lane, computePrecision, passedOver } = plan('MLAAttention', shapes, precision, h200);
+  it('say what the products are computed in, and what of that was not asked for', () => {
+    const computed = (kernel: KernelName, shapes: typeof sizes, precision: Precision) => {
+      const { computePrecision, passedOver } = plan(kernel, shapes, precision, h200);
       const wide = passedOver.find(({ candidate }) => !lanes.includes(candidate))?.candidate;
-      return lane === 'general' ? [computePrecision, wide] : [computePrecision];
+      return wide ? `${computePrecision} for ${wide}` : computePrecision;
     };
-    const expected = (shapes: typeof sizes, precision: Precision, asked: string) =>
-      plan('MLAAttention', shapes, precision, h200).lane === 'general'
-        ? ['float32', asked === 'float32' ? undefined : asked]
-        : [asked];
-    for (const shapes of [sizes, odd]) {
-      for (const precision of ['float32', 'tf32', 'float16', 'bfloat16'] as const) {
-        expectEqual(computed(shapes, precision), expected(shapes, precision, precision));
-      }
-      expectEqual(computed(shapes, 'auto'), expected(shapes, 'auto', 'bfloat16'));
-    }
-    expectEqual(plan('MLADelta', sizes, 'bfloat16', h200).computePrecision, 'float32');
+    const all = ['float32', 'tf32', 'float16', 'bfloat16', 'auto'] as const;
+    expectEqual(
+      all.map((precision) => computed('MLAAttention', sizes, precision)),
+      ['float32', 'float32 for tf32', 'float16', 'bfloat16', 'bfloat16'],
+    );
+    const wide = [
+      'float32',
+      ...['tf32', 'float16', 'bfloat16', 'bfloat16'].map((each) => `float32 for ${each}`),
+    ];
+    expectEqual(
+      all.map((precision) => computed('MLAAttention', odd, precision)),
+      wide,
+    );
+    expectEqual(
+      all.map((precision) => computed('MLADelta', sizes, precision)),
+      wide,
+    );
   });
 
   it('of an append to a cache: a copy', () => {

@@ -53,10 +53,11 @@ def wait(running, count):
                     process.kill()
                 continue
             del running[index]
-            if code:
-                how = f"was ended by {signal.Signals(-code).name}" if code < 0 else f"ended with code {code}"
-                print(f"error: worker {index} of {count} {how}", file=sys.stderr, flush=True)
-            if code and not first_code:
+            if not code:
+                continue
+            how = f"was ended by {signal.Signals(-code).name}" if code < 0 else f"ended with code {code}"
+            print(f"error: worker {index} of {count} {how}", file=sys.stderr, flush=True)
+            if not first_code:
                 first_code, deadline = exit_code(code), time.monotonic() + GRACE_SECONDS
         time.sleep(0.05)
     if first_code == EX_TEMPFAIL:

@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
 # Builds the harness with nvcc alone, into a folder that need not exist:
 #
-#     test/cuda/build.sh /tmp/mla                                  all modules
-#     test/cuda/build.sh /tmp/mla sm80 general/mla_attention       those of a family, and one
-#     /tmp/mla/harness --help
+#     test/cuda/build.sh native/harness                                  all modules
+#     test/cuda/build.sh native/harness sm80 general/mla_attention       those of a family, and one
+#     native/harness/harness --help
 #
 # Only what has changed is compiled again. A family of which nothing is asked for plans nothing. NVCC, NVCC_FLAGS and CC
 # name other tools and flags; SM another device (90). The program may run on another machine than the one that built it.
