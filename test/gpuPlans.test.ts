@@ -20,6 +20,7 @@ const host: NativeReport = { tensorflow: '2.21.0', instructions: 'avx2', threads
 
 const sizes = { q: [1, 1024, 16, 192], k: [1, 1024, 16, 192], v: [1, 1024, 16, 128] };
 const odd = { q: [1, 5, 2, 44], k: [1, 6, 2, 44], v: [1, 6, 2, 20] };
+const shared = { ...sizes, k: [1, 1024, 16, 128], kRope: [1, 1024, 64] };
 const lanes = ['sm_90a', 'sm_80', 'general'];
 
 function plan(kernel: KernelName, shapes: typeof sizes, precision: Precision, cuda: CudaReport) {
@@ -61,6 +62,9 @@ describe('gpuPlans', () => {
           before,
         );
       }
+      const { lane, cacheKey } = plan('MLAAttentionDkv', shared, 'bfloat16', cuda);
+      expectEqual(lane, expected, 'whose sums over heads are kernels of sm_80');
+      expectTrue(cacheKey.endsWith('sm80/mla_attention_dkv mla_attention_dkv_rope'), cacheKey);
       expectEqual(plan('MLADelta', sizes, 'bfloat16', cuda).lane, 'sm_80');
       expectEqual(plan('MLAAttention', odd, 'bfloat16', cuda).lane, 'general');
     }

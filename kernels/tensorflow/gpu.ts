@@ -65,7 +65,10 @@ export function planOnGpu(
     return { lane: 'copy', computePrecision: 'float32', tile: {}, cacheKey: '', passedOver: [] };
   }
   const { launches, workspaceBytes } = planCall(call) ?? noKernel(kernel, cuda);
-  const taken = lanes.findIndex(({ folder }) => launches.at(-1)?.module.startsWith(`${folder}/`));
+  // a family may convert, merge and sum with kernels of those after it
+  const taken = lanes.findIndex(({ folder }) =>
+    launches.some(({ module }) => module.startsWith(`${folder}/`)),
+  );
   const { lane } = lanes[taken];
   const asked = precisionOnGpu(problem);
   const isWide = lane === 'general' || kernel === names.MLADelta;

@@ -84,23 +84,32 @@ static int plan_dq(const MlaDevice *device, const MlaParams *p, void *workspace,
   return 1;
 }
 
+static int64_t rope_numbers(const MlaParams *p) { return (int64_t)p->batch * p->skv * p->dr; }
+
+int mla_take_rope_parts(MlaPlan *plan, void *workspace, MlaArguments *arguments) {
+  const MlaParams *p = &arguments->params;
+  if (!p->dr || p->hkv == 1 || p->d_k_rope.head) return 0;
+  arguments->partial_out = mla_take(plan, workspace, (size_t)(rope_numbers(p) * p->hkv) * sizeof(float));
+  return 1;
+}
+
+void mla_plan_rope_sum(const MlaArguments *arguments, MlaPlan *plan) {
+  enum { THREADS = 256, NUMBERS = 4 };
+  MlaLaunch *launch = mla_launch(plan, "sm80/mla_attention_dkv", "mla_attention_dkv_rope", arguments);
+  launch->threads = THREADS;
+  launch->grid[0] = blocks_of(rope_numbers(&arguments->params), THREADS * NUMBERS);
+}
+
 static int plan_dkv(const MlaDevice *device, const MlaParams *p, void *workspace, MlaPlan *plan) {
-  enum { ROPE_THREADS = 256, ROPE_NUMBERS = 4 };
   const Tile *tile = choose_tile(dkv_tiles, sizeof dkv_tiles / sizeof *dkv_tiles, dkv_bytes, device, p, p->skv, p->hkv);
   MlaType type = mla_multiplied_type(p);
   MlaArguments arguments = {.params = *p};
   if (!tile || type == MLA_FLOAT32 || !mla_is_aligned(&p->d_k, p->type) || !mla_is_aligned(&p->d_k_rope, p->type) ||
       !mla_is_aligned(&p->d_v, p->type) || !mla_gradient_operands(plan, workspace, &arguments, type))
     return 0;
-  int64_t rope_numbers = (int64_t)p->batch * p->skv * p->dr;
-  int is_summed = p->dr && p->hkv > 1 && p->d_k_rope.head == 0;
-  if (is_summed) arguments.partial_out = mla_take(plan, workspace, (size_t)(rope_numbers * p->hkv) * sizeof(float));
+  int is_summed = mla_take_rope_parts(plan, workspace, &arguments);
   launch_tiles(plan, "sm80/mla_attention_dkv", tile, type, p->skv, p->hkv, dkv_bytes(tile), &arguments);
-  if (is_summed) {
-    MlaLaunch *launch = mla_launch(plan, "sm80/mla_attention_dkv", "mla_attention_dkv_rope", &arguments);
-    launch->threads = ROPE_THREADS;
-    launch->grid[0] = blocks_of(rope_numbers, ROPE_THREADS * ROPE_NUMBERS);
-  }
+  if (is_summed) mla_plan_rope_sum(&arguments, plan);
   return 1;
 }
 

@@ -21,6 +21,11 @@ int mla_operands(MlaPlan *plan, void *workspace, MlaParams *params, MlaType type
    are halves too; partial_lse is then where the GPU puts the power, else NULL. */
 int mla_gradient_operands(MlaPlan *plan, void *workspace, MlaArguments *arguments, MlaType type);
 
+/* Where d_k_rope is shared by several heads: room for each head's part, float32 [batch, hkv, skv, dr], as partial_out, which
+   is NULL otherwise; then the launch that sums them. Returns whether there is something to sum. */
+int mla_take_rope_parts(MlaPlan *plan, void *workspace, MlaArguments *arguments);
+void mla_plan_rope_sum(const MlaArguments *arguments, MlaPlan *plan);
+
 /* Adds the merge of a decode's splits, whose partial results are in the workspace. */
 void mla_plan_merge(const MlaArguments *arguments, MlaPlan *plan);
 

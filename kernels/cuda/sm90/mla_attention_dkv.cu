@@ -274,35 +274,6 @@ struct Dkv {
   }
 };
 
-/* dKRope[j] = the sum of partial_out over the heads, in their order; a thread has two columns. */
-template <typename Out>
-__device__ inline void add_heads(const MlaArguments &a) {
-  const MlaParams &p = a.params;
-  int pairs = p.dr / 2;
-  int64_t index = static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x;
-  if (index >= static_cast<int64_t>(p.batch) * p.skv * pairs) return;
-  int column = index % pairs * 2, key = index / pairs % p.skv, batch = index / pairs / p.skv;
-  float2 sum = {0, 0};
-  const float *part = static_cast<const float *>(a.partial_out) +
-                      (static_cast<int64_t>(batch) * p.hkv * p.skv + key) * p.dr + column;
-#pragma unroll 8
-  for (int head = 0; head < p.hkv; head++, part += static_cast<int64_t>(p.skv) * p.dr) {
-    float2 pair = *reinterpret_cast<const float2 *>(part);
-    sum.x += pair.x;
-    sum.y += pair.y;
-  }
-  Out *row = row_of<Out>(p.d_k_rope, batch, key, 0) + column;
-  if constexpr (sizeof(Out) == 4)
-    *reinterpret_cast<float2 *>(row) = sum;
-  else
-    *reinterpret_cast<unsigned *>(row) = pack(sum.x, sum.y, Out());
-}
-extern "C" __global__ void mla_attention_dkv_rope_f32(const __grid_constant__ MlaArguments a) { add_heads<float>(a); }
-extern "C" __global__ void mla_attention_dkv_rope_f16(const __grid_constant__ MlaArguments a) { add_heads<__half>(a); }
-extern "C" __global__ void mla_attention_dkv_rope_bf16(const __grid_constant__ MlaArguments a) {
-  add_heads<__nv_bfloat16>(a);
-}
-
 extern __shared__ __align__(1024) unsigned char shared_memory[];
 
 #define KERNEL(NAME, ...)                                                                                              \

@@ -118,26 +118,17 @@ static int plan_dq(const MlaDevice *device, const MlaParams *p, MlaType type, vo
 }
 
 static int plan_dkv(const MlaDevice *device, const MlaParams *p, MlaType type, void *workspace, MlaPlan *plan) {
-  enum { ROPE_THREADS = 256, ROPE_NUMBERS = 2 };
-  static const char *const rope_names[] = {"mla_attention_dkv_rope_f32", "mla_attention_dkv_rope_f16",
-                                           "mla_attention_dkv_rope_bf16"};
   const Form *form = CHOOSE(dkv_forms, device, p);
   MlaArguments arguments = {.params = *p};
   if (!form || !mla_is_aligned(&p->d_k, p->type) || !mla_is_aligned(&p->d_k_rope, p->type) ||
       !mla_is_aligned(&p->d_v, p->type) || !mla_gradient_operands(plan, workspace, &arguments, type))
     return 0;
-  int64_t rope_numbers = (int64_t)p->batch * p->skv * p->dr;
-  int is_summed = p->dr && p->hkv > 1 && p->d_k_rope.head == 0;
-  if (is_summed) arguments.partial_out = mla_take(plan, workspace, (size_t)(rope_numbers * p->hkv) * sizeof(float));
+  int is_summed = mla_take_rope_parts(plan, workspace, &arguments);
   MlaLaunch *launch = launch_form(plan, "sm90/mla_attention_dkv", form, &arguments, type);
   if (!launch) return 0;
   int heads = p->batch * p->hkv, sharing = p->hq / p->hkv;
   deal(launch, device, form, blocks_of(p->skv, form->block_k) * heads, heads, (int64_t)p->sq * sharing, 1);
-  if (is_summed) {
-    launch = mla_launch(plan, "sm90/mla_attention_dkv", rope_names[p->type], &arguments);
-    launch->threads = ROPE_THREADS;
-    launch->grid[0] = (unsigned)blocks_of(rope_numbers, ROPE_THREADS * ROPE_NUMBERS);
-  }
+  if (is_summed) mla_plan_rope_sum(&arguments, plan);
   return 1;
 }
 
