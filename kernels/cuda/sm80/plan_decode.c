@@ -9,18 +9,21 @@ static int most_shared_bytes(const MlaDevice *device) {
   return device->capability >= 90 && device->capability < 120 ? 227 * 1024 : 99 * 1024;
 }
 
-/* How many parts the walk over `steps` tiles should have where there are `blocks` walks: the whole takes so many rounds of
-   the GPU's blocks, each as long as its steps and what a block costs beside them; a merge costs as much for each part. */
-static int splits_of(const MlaDevice *device, int64_t blocks, int steps) {
-  enum { BLOCK_COST = 4 };
+int mla_splits(const MlaDevice *device, int64_t blocks, int tiles, MlaSplitCosts costs) {
   int best = 1;
   double least = 0;
-  for (int splits = 1; splits <= MLA_MERGE_MOST_SPLITS && splits <= steps; splits++) {
+  for (int splits = 1; splits <= MLA_MERGE_MOST_SPLITS && splits <= tiles; splits++) {
     int rounds = ceil_div(blocks * splits, device->multiprocessors);
-    double cost = (double)rounds * (ceil_div(steps, splits) + BLOCK_COST) + (splits > 1 ? BLOCK_COST + splits / 16.0 : 0);
+    double cost = rounds * (ceil_div(tiles, splits) + costs.block);
+    if (splits > 1) cost += costs.merge + costs.split * splits;
     if (splits == 1 || cost < least) best = splits, least = cost;
   }
   return best;
+}
+
+/* Those of this folder's kernels. */
+static int splits_of(const MlaDevice *device, int64_t blocks, const MlaParams *p) {
+  return mla_splits(device, blocks, ceil_div(p->skv, MLA_DECODE_BLOCK_K), (MlaSplitCosts){4, 4, 1 / 16.0});
 }
 
 /* Kernels by what is multiplied and what is in memory. */
@@ -65,7 +68,7 @@ static int plan_forward(const MlaDevice *device, const MlaParams *p, void *works
   if (tile->shared_bytes > most_shared_bytes(device)) return 0;
   const int blocks = ceil_div(rows, tile->block_q);
   MlaArguments arguments = {.params = *p};
-  arguments.splits = splits_of(device, (int64_t)blocks * p->batch, ceil_div(p->skv, MLA_DECODE_BLOCK_K));
+  arguments.splits = splits_of(device, (int64_t)blocks * p->batch, p);
   if (arguments.splits > 1) {
     size_t partials = (size_t)p->batch * arguments.splits * rows;
     arguments.partial_out = mla_take(plan, workspace, partials * p->dv * (p->type == MLA_FLOAT32 ? 4 : 2));
@@ -97,7 +100,7 @@ static int plan_dq(const MlaDevice *device, const MlaParams *p, void *workspace,
   if (MLA_DECODE_DQ_SHARED > most_shared_bytes(device)) return 0;
   const int rows = p->sq * p->hq, blocks = ceil_div(rows, MLA_DECODE_DQ_BLOCK_Q);
   MlaArguments arguments = {.params = *p};
-  arguments.splits = splits_of(device, (int64_t)blocks * p->batch, ceil_div(p->skv, MLA_DECODE_BLOCK_K));
+  arguments.splits = splits_of(device, (int64_t)blocks * p->batch, p);
   if (arguments.splits > 1)
     arguments.partial_out = mla_take(plan, workspace, (size_t)p->batch * arguments.splits * rows * MLA_DECODE_DQK * 4);
   MlaLaunch *launch =

@@ -26,6 +26,13 @@ int mla_gradient_operands(MlaPlan *plan, void *workspace, MlaArguments *argument
 int mla_take_rope_parts(MlaPlan *plan, void *workspace, MlaArguments *arguments);
 void mla_plan_rope_sum(const MlaArguments *arguments, MlaPlan *plan);
 
+/* How many parts the walk over `tiles` of keys should have where there are `blocks` walks: the whole takes so many rounds of
+   the GPU's blocks, each as long as its tiles and what a block costs beside them, and then a merge of all parts. */
+typedef struct {
+  double block, merge, split; /* in the time of a tile; split: of the merge, for each part */
+} MlaSplitCosts;
+int mla_splits(const MlaDevice *device, int64_t blocks, int tiles, MlaSplitCosts costs);
+
 /* Adds the merge of a decode's splits, whose partial results are in the workspace. */
 void mla_plan_merge(const MlaArguments *arguments, MlaPlan *plan);
 

@@ -1,25 +1,10 @@
 /* MLADecode: 16-bit caches, for 64 heads at a time. Others, and the gradients, are sm80's. */
 #include "plan_parts.h"
 
-enum { DN = 512, DR = 64, HEADS = 64, BLOCK_K = 64, MOST_SPLITS = 128 };
+enum { DN = 512, DR = 64, HEADS = 64, BLOCK_K = 64 };
 
 /* Queries, two tiles of keys, weights, a float for each row of two warpgroups, barriers. */
 enum { SHARED_BYTES = 3 * 64 * (DN + DR) * 2 + HEADS * BLOCK_K * 2 + 2 * HEADS * 4 + 64 };
-
-/* Parts of a walk over `tiles` where there are `blocks` walks: they take so many rounds of the GPU, each as long as its tiles
-   and what a block costs beside them, and every part makes the merge longer. */
-static int splits_of(const MlaDevice *device, int64_t blocks, int tiles) {
-  const double BLOCK_COST = 2, MERGE_COST = 2, SPLIT_COST = 0.05;
-  int best = 1;
-  double least = 0;
-  for (int splits = 1; splits <= MOST_SPLITS && splits <= tiles; splits++) {
-    int64_t rounds = (blocks * splits + device->multiprocessors - 1) / device->multiprocessors;
-    double cost = (double)rounds * ((tiles + splits - 1) / splits + BLOCK_COST);
-    if (splits > 1) cost += MERGE_COST + SPLIT_COST * splits;
-    if (splits == 1 || cost < least) best = splits, least = cost;
-  }
-  return best;
-}
 
 /* The heads are the rows of boxes. */
 static int add_query_map(MlaLaunch *launch, const MlaParams *p, const MlaRows *rows, int columns) {
@@ -37,7 +22,8 @@ int mla_plan_sm90_decode(const MlaDevice *device, MlaKernel kernel, const MlaPar
     return 0;
   int64_t rows = (int64_t)p->sq * p->hq;
   MlaArguments arguments = {.params = *p};
-  arguments.splits = splits_of(device, rows / HEADS * p->batch, (p->skv + BLOCK_K - 1) / BLOCK_K);
+  arguments.splits =
+      mla_splits(device, rows / HEADS * p->batch, (p->skv + BLOCK_K - 1) / BLOCK_K, (MlaSplitCosts){2, 2, 0.05});
   if (arguments.splits > 1) {
     size_t partials = (size_t)(p->batch * arguments.splits * rows);
     arguments.partial_out = mla_take(plan, workspace, partials * DN * 2);
