@@ -79,3 +79,9 @@ Problem make_problem(const Case &c, MlaType type) {
   for (Values *values : {&p.q, &p.k, &p.k_rope, &p.v, &p.d_out}) round_all(*values, type);
   return p;
 }
+
+Problem as_operands(Problem problem, MlaPrecision precision) {
+  for (Values *values : {&problem.q, &problem.k, &problem.k_rope, &problem.v, &problem.d_out})
+    for (float &value : values->data) value = rounded(value, precision);
+  return problem;
+}

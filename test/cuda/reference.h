@@ -13,6 +13,8 @@ struct Problem {
 };
 
 Problem make_problem(const Case &c, MlaType type);
+// The same with the operands rounded to what they are multiplied as.
+Problem as_operands(Problem problem, MlaPrecision precision);
 
 // [batch][head][place][column]: values at some of the positions.
 struct Expected {

@@ -65,18 +65,15 @@ double CaseRun::largest_score() {
   return largest;
 }
 
-// From the reference; where that would take too long from our own kernels, and without these of the right size at least.
+// What the backward gets: of a forward in the numbers' own precision, as in a training step. From the reference; where that
+// would take too long from our own kernels, and without these of the right size at least.
 const Given &CaseRun::givens(const Numbers &numbers) {
-  if (given) return *given;
+  if (given && given_precision == numbers.precision) return *given;
   Given made = {filled("out", c, c.dv, 0.1f), filled("lse", c, 1, std::log(float(c.keys() + 1))),
                 filled("delta", c, 1, 0)};
   MlaPlan plan;
   if (is_whole) {
-    Values exact = as_values(forward_expected().out); // as float32
-    made.lse = as_values(forward_expected().lse);
-    made.delta = as_values(delta_reference(problem, exact, rows));
-    made.out = exact;
-    for (float &value : made.out.data) value = rounded(value, problem.type);
+    made = exact_givens(as_operands(problem, numbers.precision));
     is_given_real = true;
   } else {
     device.give(made);
@@ -90,7 +87,24 @@ const Given &CaseRun::givens(const Numbers &numbers) {
   }
   device.give(made);
   given = std::move(made);
+  given_precision = numbers.precision;
   return *given;
+}
+
+// What a forward without errors gives, but for `out` in the tensors' type.
+Given CaseRun::exact_givens(const Problem &operands) const {
+  ForwardExpected exact = forward_reference(operands, rows);
+  Given made = {as_values(exact.out), as_values(exact.lse), {}};
+  made.delta = as_values(delta_reference(problem, made.out, rows)); // of `out` as float32
+  for (float &value : made.out.data) value = rounded(value, problem.type);
+  return made;
+}
+
+// The statistics that the reference of the backward takes: exact ones, or those that the kernel got.
+const Given &CaseRun::expected_givens(const Numbers &numbers) {
+  if (!is_whole) return givens(numbers);
+  if (!exact) exact = exact_givens(problem);
+  return *exact;
 }
 
 std::vector<Comparison> CaseRun::compare_all(MlaKernel kernel, const Numbers &numbers, std::vector<Values> &got) {
@@ -112,13 +126,13 @@ std::vector<Comparison> CaseRun::compare_all(MlaKernel kernel, const Numbers &nu
       return {compare(got[0], expected, tolerance.delta, MLA_FLOAT32, is_blind)};
     }
     case MLA_DQ: {
-      DqExpected expected = dq_reference(problem, givens(numbers).lse, givens(numbers).delta, rows);
+      DqExpected expected = dq_reference(problem, expected_givens(numbers).lse, expected_givens(numbers).delta, rows);
       Values rope = c.is_decode ? got[1] : columns_of(got[0], c.dn, c.dr);
       return {compare(columns_of(got[0], 0, c.dn), expected.d_q, tolerance.gradient, type, is_blind),
               compare(rope, expected.d_q_rope, tolerance.gradient, type, is_blind)};
     }
     case MLA_DKV: {
-      DkvExpected expected = dkv_reference(problem, givens(numbers).lse, givens(numbers).delta, keys);
+      DkvExpected expected = dkv_reference(problem, expected_givens(numbers).lse, expected_givens(numbers).delta, keys);
       auto compared = [&](const Values &values, const Expected &right) {
         return compare(values, right, tolerance.gradient, type, is_unseen);
       };

@@ -29,11 +29,15 @@ private:
   std::vector<int> rows, keys; // that are compared
   bool is_whole;               // all are
   std::optional<ForwardExpected> forward;
-  std::optional<Given> given;
+  std::optional<Given> exact;
+  std::optional<Given> given; // for this precision
+  MlaPrecision given_precision;
   bool is_given_real = false; // or something like it, that no reference agrees with
 
   const ForwardExpected &forward_expected();
   const Given &givens(const Numbers &numbers);
+  Given exact_givens(const Problem &operands) const;
+  const Given &expected_givens(const Numbers &numbers);
   std::vector<Comparison> compare_all(MlaKernel kernel, const Numbers &numbers, std::vector<Values> &got);
   double largest_score();
   double flops(const MlaKernel *kernel) const;

@@ -63,10 +63,29 @@ static float load(const uint8_t *from, MlaType type) {
   return value;
 }
 
+// To 10 bits after the point, halves away from zero, as cvt.rna.tf32 does it.
+static float rounded_to_tf32(float value) {
+  uint32_t bits;
+  std::memcpy(&bits, &value, 4);
+  bits = (bits + 0x1000) & ~0x1fffu;
+  std::memcpy(&value, &bits, 4);
+  return value;
+}
+
 float rounded(float value, MlaType type) {
   uint8_t bytes[4] = {};
   store(bytes, value, type);
   return load(bytes, type);
+}
+
+float rounded(float value, MlaPrecision precision) {
+  switch (precision) {
+    case MLA_AS_FLOAT32: return value;
+    case MLA_AS_TF32: return rounded_to_tf32(value);
+    case MLA_AS_FLOAT16: return rounded(value, MLA_FLOAT16);
+    case MLA_AS_BFLOAT16: return rounded(value, MLA_BFLOAT16);
+  }
+  return value;
 }
 
 std::string Values::position_name(size_t element) const {

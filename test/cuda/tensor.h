@@ -21,6 +21,7 @@ size_t bytes_of(MlaType type);
 
 // The nearest value of a type; halves saturate.
 float rounded(float value, MlaType type);
+float rounded(float value, MlaPrecision precision);
 
 // [batch][head][position][column] of floats, whatever the layout on the device.
 struct Values {
