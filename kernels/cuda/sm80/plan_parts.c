@@ -1,4 +1,5 @@
 #include "plan_parts.h"
+#include "convert.h"
 
 MlaType mla_multiplied_type(const MlaParams *p) {
   if (p->type != MLA_FLOAT32) return p->type;
@@ -18,79 +19,75 @@ int mla_is_aligned(const MlaRows *rows, MlaType type) {
   return (uintptr_t)rows->start % 16 == 0 && strides % numbers == 0;
 }
 
-enum { CONVERT_THREADS = 256, CONVERT_NUMBERS = 4 };
+/* Room in the workspace for rows of 16-bit numbers, in the order of the given ones. Rows that heads share stay so. */
+static MlaRows place_rows(MlaPlan *plan, void *workspace, MlaRows rows, int batch, int positions, int heads, int columns) {
+  int is_head_outer = rows.head > rows.position;
+  if (rows.head == 0) heads = 1;
+  int64_t all = (int64_t)positions * heads * columns;
+  MlaRows placed = {.start = mla_take(plan, workspace, (size_t)(batch * all) * 2), .batch = all};
+  placed.position = is_head_outer ? columns : (int64_t)heads * columns;
+  placed.head = is_head_outer ? (int64_t)positions * columns : rows.head == 0 ? 0 : columns;
+  return placed;
+}
 
-typedef struct {
-  int batch, position, head, columns;
-} Extent;
+static MlaRows place_d_out(MlaPlan *plan, void *workspace, const MlaParams *p) {
+  return place_rows(plan, workspace, p->d_out, p->batch, p->sq, p->hq, p->dv);
+}
 
-static MlaLaunch *launch_convert(MlaPlan *plan, const char *function, const MlaArguments *arguments, int64_t most_blocks) {
-  const MlaParams *p = &arguments->params;
-  int64_t each = CONVERT_THREADS * CONVERT_NUMBERS;
-  int64_t blocks = ((int64_t)p->batch * p->skv * p->hkv * p->dv + each - 1) / each;
+static MlaLaunch *launch_convert(MlaPlan *plan, const char *function, const MlaArguments *arguments, int64_t numbers,
+                                 int64_t most_blocks) {
+  int64_t each = 8 * MLA_CONVERT_AT_ONCE * MLA_CONVERT_THREADS, blocks = (numbers + each - 1) / each;
   MlaLaunch *launch = mla_launch(plan, "sm80/convert", function, arguments);
-  launch->threads = CONVERT_THREADS;
+  launch->threads = MLA_CONVERT_THREADS;
   launch->grid[0] = (unsigned)(blocks < most_blocks ? blocks : most_blocks);
   return launch;
 }
 
-/* Rows of 16-bit numbers in the workspace, and the arguments of their conversion. Rows that are shared by heads stay so. */
-static MlaArguments place_rows(MlaPlan *plan, void *workspace, MlaRows rows, Extent extent) {
-  if (rows.head == 0) extent.head = 1;
-  int64_t count = (int64_t)extent.batch * extent.position * extent.head * extent.columns;
-  MlaRows converted = {
-      .start = mla_take(plan, workspace, (size_t)count * 2),
-      .batch = (int64_t)extent.position * extent.head * extent.columns,
-      .position = (int64_t)extent.head * extent.columns,
-      .head = rows.head == 0 ? 0 : extent.columns,
-  };
-  return (MlaArguments){.params = {.batch = extent.batch,
-                                   .skv = extent.position,
-                                   .hkv = extent.head,
-                                   .dv = extent.columns,
-                                   .v = rows,
-                                   .out = converted}};
-}
-
-static MlaRows convert(MlaPlan *plan, void *workspace, MlaRows rows, Extent extent, MlaType to) {
-  MlaArguments arguments = place_rows(plan, workspace, rows, extent);
-  launch_convert(plan, to == MLA_FLOAT16 ? "convert_f16" : "convert_bf16", &arguments, 1 << 16);
-  return arguments.params.out;
-}
-
-/* The same as halves, multiplied by a power of two so that the small ones are halves too. The GPU puts it at *power. */
-static MlaRows convert_scaled(MlaPlan *plan, void *workspace, MlaRows rows, Extent extent, float **power) {
-  enum { MOST_BLOCKS = 1024 };
-  MlaArguments arguments = place_rows(plan, workspace, rows, extent);
-  arguments.partial_lse = mla_take(plan, workspace, MOST_BLOCKS * sizeof(float));
-  arguments.partial_out = *power = mla_take(plan, workspace, sizeof(float));
-  arguments.splits = (int)launch_convert(plan, "convert_greatest", &arguments, MOST_BLOCKS)->grid[0];
-  launch_convert(plan, "convert_scaled_f16", &arguments, 1 << 16);
-  return arguments.params.out;
-}
+/* Blocks that a large GPU runs at once: each reads on while others write. */
+enum { MOST_BLOCKS = 528 };
 
 int mla_operands(MlaPlan *plan, void *workspace, MlaParams *p, MlaType type) {
   int is_whole = p->dn % 8 == 0 && p->dr % 8 == 0 && p->dv % 8 == 0;
   MlaRows *all[] = {&p->q, &p->k, &p->v, &p->k_rope, &p->d_out, &p->out};
   for (size_t i = 0; i < sizeof all / sizeof *all; i++) is_whole = is_whole && mla_is_aligned(all[i], p->type);
   if (!is_whole || p->type == type) return is_whole;
-  p->q = convert(plan, workspace, p->q, (Extent){p->batch, p->sq, p->hq, p->dn + p->dr}, type);
+  MlaArguments arguments = {.params = *p};
+  MlaParams *to = &arguments.params;
+  int has_d_out = p->d_out.start != NULL;
+  p->q = to->d_q = place_rows(plan, workspace, p->q, p->batch, p->sq, p->hq, p->dn + p->dr);
+  p->k = to->d_k = place_rows(plan, workspace, p->k, p->batch, p->skv, p->hkv, p->dn);
+  p->v = to->d_v = place_rows(plan, workspace, p->v, p->batch, p->skv, p->hkv, p->dv);
+  if (p->dr) p->k_rope = to->d_k_rope = place_rows(plan, workspace, p->k_rope, p->batch, p->skv, p->hkv, p->dr);
+  if (has_d_out) p->d_out = to->out = place_d_out(plan, workspace, p);
   p->q_rope = p->q;
   p->q_rope.start = (char *)p->q.start + p->dn * 2;
-  p->k = convert(plan, workspace, p->k, (Extent){p->batch, p->skv, p->hkv, p->dn}, type);
-  p->v = convert(plan, workspace, p->v, (Extent){p->batch, p->skv, p->hkv, p->dv}, type);
-  if (p->dr) p->k_rope = convert(plan, workspace, p->k_rope, (Extent){p->batch, p->skv, p->hkv, p->dr}, type);
-  if (p->d_out.start) p->d_out = convert(plan, workspace, p->d_out, (Extent){p->batch, p->sq, p->hq, p->dv}, type);
+  int64_t queries = (int64_t)p->batch * p->sq * p->hq, keys = (int64_t)p->batch * p->skv * p->hkv;
+  int64_t of_queries = queries * (p->dn + p->dr), of_keys = keys * (p->dn > p->dv ? p->dn : p->dv);
+  MlaLaunch *launch = launch_convert(plan, type == MLA_FLOAT16 ? "convert_f16" : "convert_bf16", &arguments,
+                                     of_queries > of_keys ? of_queries : of_keys, MOST_BLOCKS);
+  launch->grid[2] = has_d_out ? 5 : p->dr ? 4 : 3;
   return 1;
+}
+
+/* d_out as halves, multiplied by a power of two so that the small ones are halves too. The GPU puts it at *power. */
+static MlaRows scaled_d_out(MlaPlan *plan, void *workspace, const MlaParams *p, float **power) {
+  enum { MOST_PARTS = 1024 };
+  int64_t numbers = (int64_t)p->batch * p->sq * p->hq * p->dv;
+  MlaArguments arguments = {.params = *p};
+  arguments.params.out = place_d_out(plan, workspace, p);
+  arguments.partial_lse = mla_take(plan, workspace, MOST_PARTS * sizeof(float));
+  arguments.partial_out = *power = mla_take(plan, workspace, sizeof(float));
+  arguments.splits = (int)launch_convert(plan, "convert_greatest", &arguments, numbers, MOST_PARTS)->grid[0];
+  launch_convert(plan, "convert_scaled_f16", &arguments, numbers, MOST_BLOCKS);
+  return arguments.params.out;
 }
 
 int mla_gradient_operands(MlaPlan *plan, void *workspace, MlaArguments *arguments, MlaType type) {
   MlaParams *p = &arguments->params;
   if (p->type == type || type != MLA_FLOAT16) return mla_operands(plan, workspace, p, type);
-  MlaRows d_out = p->d_out;
+  MlaParams of_d_out = *p;
   p->d_out = (MlaRows){0};
-  if (!mla_is_aligned(&d_out, p->type) || !mla_operands(plan, workspace, p, type)) return 0;
-  Extent extent = {p->batch, p->sq, p->hq, p->dv};
-  p->d_out = convert_scaled(plan, workspace, d_out, extent, &arguments->partial_lse);
+  if (!mla_is_aligned(&of_d_out.d_out, p->type) || !mla_operands(plan, workspace, p, type)) return 0;
+  p->d_out = scaled_d_out(plan, workspace, &of_d_out, &arguments->partial_lse);
   return 1;
 }
