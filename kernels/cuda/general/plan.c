@@ -163,6 +163,8 @@ int mla_plan_general(const MlaDevice *device, MlaKernel kernel, const MlaParams 
       else if (rope_numbers(p) > 0) /* a sum over no heads */
         launch_rope_sum(plan, &arguments);
       break;
+    case MLA_BACKWARD:
+      return mla_plan_general(device, MLA_DQ, p, workspace, plan) && mla_plan_general(device, MLA_DKV, p, workspace, plan);
   }
   return 1;
 }

@@ -73,14 +73,11 @@ static int plan_delta(const MlaParams *p, MlaPlan *plan) {
   return 1;
 }
 
-static int plan_dq(const MlaDevice *device, const MlaParams *p, void *workspace, MlaPlan *plan) {
+static int plan_dq(const MlaDevice *device, const MlaArguments *arguments, MlaType type, MlaPlan *plan) {
+  const MlaParams *p = &arguments->params;
   const Tile *tile = choose_tile(dq_tiles, sizeof dq_tiles / sizeof *dq_tiles, dq_bytes, device, p, p->sq, p->hq);
-  MlaType type = mla_multiplied_type(p);
-  MlaArguments arguments = {.params = *p};
-  if (!tile || type == MLA_FLOAT32 || !mla_is_aligned(&p->d_q, p->type) || !mla_is_aligned(&p->d_q_rope, p->type) ||
-      !mla_gradient_operands(plan, workspace, &arguments, type))
-    return 0;
-  launch_tiles(plan, "sm80/mla_attention_dq", tile, type, p->sq, p->hq, dq_bytes(tile), &arguments);
+  if (!tile || !mla_is_aligned(&p->d_q, p->type) || !mla_is_aligned(&p->d_q_rope, p->type)) return 0;
+  launch_tiles(plan, "sm80/mla_attention_dq", tile, type, p->sq, p->hq, dq_bytes(tile), arguments);
   return 1;
 }
 
@@ -100,22 +97,30 @@ void mla_plan_rope_sum(const MlaArguments *arguments, MlaPlan *plan) {
   launch->grid[0] = blocks_of(rope_numbers(&arguments->params), THREADS * NUMBERS);
 }
 
-static int plan_dkv(const MlaDevice *device, const MlaParams *p, void *workspace, MlaPlan *plan) {
+static int plan_dkv(const MlaDevice *device, MlaArguments *arguments, MlaType type, void *workspace, MlaPlan *plan) {
+  const MlaParams *p = &arguments->params;
   const Tile *tile = choose_tile(dkv_tiles, sizeof dkv_tiles / sizeof *dkv_tiles, dkv_bytes, device, p, p->skv, p->hkv);
+  if (!tile || !mla_is_aligned(&p->d_k, p->type) || !mla_is_aligned(&p->d_k_rope, p->type) ||
+      !mla_is_aligned(&p->d_v, p->type))
+    return 0;
+  int is_summed = mla_take_rope_parts(plan, workspace, arguments);
+  launch_tiles(plan, "sm80/mla_attention_dkv", tile, type, p->skv, p->hkv, dkv_bytes(tile), arguments);
+  if (is_summed) mla_plan_rope_sum(arguments, plan);
+  return 1;
+}
+
+/* MLA_BACKWARD converts its operands once for both. */
+static int plan_gradients(const MlaDevice *device, MlaKernel kernel, const MlaParams *p, void *workspace,
+                          MlaPlan *plan) {
   MlaType type = mla_multiplied_type(p);
   MlaArguments arguments = {.params = *p};
-  if (!tile || type == MLA_FLOAT32 || !mla_is_aligned(&p->d_k, p->type) || !mla_is_aligned(&p->d_k_rope, p->type) ||
-      !mla_is_aligned(&p->d_v, p->type) || !mla_gradient_operands(plan, workspace, &arguments, type))
-    return 0;
-  int is_summed = mla_take_rope_parts(plan, workspace, &arguments);
-  launch_tiles(plan, "sm80/mla_attention_dkv", tile, type, p->skv, p->hkv, dkv_bytes(tile), &arguments);
-  if (is_summed) mla_plan_rope_sum(&arguments, plan);
-  return 1;
+  return type != MLA_FLOAT32 && mla_gradient_operands(plan, workspace, &arguments, type) &&
+         (kernel == MLA_DKV || plan_dq(device, &arguments, type, plan)) &&
+         (kernel == MLA_DQ || plan_dkv(device, &arguments, type, workspace, plan));
 }
 
 int mla_plan_sm80_backward(const MlaDevice *device, MlaKernel kernel, const MlaParams *params, void *workspace,
                            MlaPlan *plan) {
   if (kernel == MLA_DELTA) return plan_delta(params, plan);
-  if (kernel == MLA_DQ) return plan_dq(device, params, workspace, plan);
-  return kernel == MLA_DKV && plan_dkv(device, params, workspace, plan);
+  return plan_gradients(device, kernel, params, workspace, plan);
 }

@@ -109,27 +109,35 @@ static int plan_forward(const MlaDevice *device, const MlaParams *params, MlaTyp
          launch_queries(plan, "sm90/mla_attention", form, device, &arguments, type);
 }
 
-static int plan_dq(const MlaDevice *device, const MlaParams *p, MlaType type, void *workspace, MlaPlan *plan) {
+static int plan_dq(const MlaDevice *device, const MlaArguments *arguments, MlaType type, MlaPlan *plan) {
+  const MlaParams *p = &arguments->params;
   const Form *form = CHOOSE(dq_forms, device, p);
-  MlaArguments arguments = {.params = *p};
   return form && mla_is_aligned(&p->d_q, p->type) && mla_is_aligned(&p->d_q_rope, p->type) &&
-         mla_gradient_operands(plan, workspace, &arguments, type) &&
-         launch_queries(plan, "sm90/mla_attention_dq", form, device, &arguments, type);
+         launch_queries(plan, "sm90/mla_attention_dq", form, device, arguments, type);
 }
 
-static int plan_dkv(const MlaDevice *device, const MlaParams *p, MlaType type, void *workspace, MlaPlan *plan) {
+static int plan_dkv(const MlaDevice *device, MlaArguments *arguments, MlaType type, void *workspace, MlaPlan *plan) {
+  const MlaParams *p = &arguments->params;
   const Form *form = CHOOSE(dkv_forms, device, p);
-  MlaArguments arguments = {.params = *p};
   if (!form || !mla_is_aligned(&p->d_k, p->type) || !mla_is_aligned(&p->d_k_rope, p->type) ||
-      !mla_is_aligned(&p->d_v, p->type) || !mla_gradient_operands(plan, workspace, &arguments, type))
+      !mla_is_aligned(&p->d_v, p->type))
     return 0;
-  int is_summed = mla_take_rope_parts(plan, workspace, &arguments);
-  MlaLaunch *launch = launch_form(plan, "sm90/mla_attention_dkv", form, &arguments, type);
+  int is_summed = mla_take_rope_parts(plan, workspace, arguments);
+  MlaLaunch *launch = launch_form(plan, "sm90/mla_attention_dkv", form, arguments, type);
   if (!launch) return 0;
   int heads = p->batch * p->hkv, sharing = p->hq / p->hkv;
   deal(launch, device, form, blocks_of(p->skv, form->block_k) * heads, heads, (int64_t)p->sq * sharing, 1);
-  if (is_summed) mla_plan_rope_sum(&arguments, plan);
+  if (is_summed) mla_plan_rope_sum(arguments, plan);
   return 1;
+}
+
+/* MLA_BACKWARD converts its operands once for both. */
+static int plan_gradients(const MlaDevice *device, MlaKernel kernel, const MlaParams *p, MlaType type, void *workspace,
+                          MlaPlan *plan) {
+  MlaArguments arguments = {.params = *p};
+  return mla_gradient_operands(plan, workspace, &arguments, type) &&
+         (kernel == MLA_DKV || plan_dq(device, &arguments, type, plan)) &&
+         (kernel == MLA_DQ || plan_dkv(device, &arguments, type, workspace, plan));
 }
 
 int mla_plan_sm90(const MlaDevice *device, MlaKernel kernel, const MlaParams *p, void *workspace, MlaPlan *plan) {
@@ -139,6 +147,5 @@ int mla_plan_sm90(const MlaDevice *device, MlaKernel kernel, const MlaParams *p,
   if (p->is_decode) return mla_plan_sm90_decode(device, kernel, p, workspace, plan);
   if (p->dv % 16 || p->dn % 16 || p->dr % 16) return 0;
   if (kernel == MLA_FORWARD) return plan_forward(device, p, type, workspace, plan);
-  if (kernel == MLA_DQ) return plan_dq(device, p, type, workspace, plan);
-  return kernel == MLA_DKV && plan_dkv(device, p, type, workspace, plan);
+  return kernel != MLA_DELTA && plan_gradients(device, kernel, p, type, workspace, plan);
 }
