@@ -286,9 +286,26 @@ static float *allocate_stats(Call *call, int output) {
   return made ? tf.TF_TensorData(made) : NULL;
 }
 
+static void allocate_d_q(Call *call) {
+  MlaParams *p = &call->params;
+  p->d_q = allocate_like(call, 0, 0, p->q);
+  p->d_q_rope = p->is_decode ? allocate_like(call, 1, 1, p->q_rope) : rows_after(p->d_q, p->dn, p->type);
+}
+
+static void allocate_d_keys(Call *call, int first) {
+  MlaParams *p = &call->params;
+  if (p->is_decode) {
+    p->d_k = allocate_like(call, first, 2, p->k);
+    p->d_k_rope = allocate_like(call, first + 1, 3, p->k_rope);
+  } else {
+    p->d_k = allocate_like(call, first, 1, p->k);
+    p->d_v = allocate_like(call, first + 1, 2, p->v);
+    p->d_k_rope = allocate_like(call, first + 2, 3, p->k_rope);
+  }
+}
+
 static void allocate_outputs(Call *call) {
   MlaParams *p = &call->params;
-  int is_decode = p->is_decode;
   int64_t shape[RANK];
   switch (call->attributes->op->kernel) {
     case MLA_FORWARD:
@@ -301,13 +318,14 @@ static void allocate_outputs(Call *call) {
       p->delta = allocate_stats(call, 0);
       break;
     case MLA_DQ:
-      p->d_q = allocate_like(call, 0, 0, p->q);
-      p->d_q_rope = is_decode ? allocate_like(call, 1, 1, p->q_rope) : rows_after(p->d_q, p->dn, p->type);
+      allocate_d_q(call);
       break;
     case MLA_DKV:
-      p->d_k = allocate_like(call, 0, is_decode ? 2 : 1, p->k);
-      if (!is_decode) p->d_v = allocate_like(call, 1, 2, p->v);
-      p->d_k_rope = allocate_like(call, is_decode ? 1 : 2, 3, p->k_rope);
+      allocate_d_keys(call, 0);
+      break;
+    case MLA_BACKWARD:
+      allocate_d_q(call);
+      allocate_d_keys(call, 1);
       break;
   }
 }

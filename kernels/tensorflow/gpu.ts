@@ -24,6 +24,7 @@ const kernelNumbers: Partial<Record<KernelName, number>> = {
   [names.MLADecodeDq]: 2,
   [names.MLAAttentionDkv]: 3,
   [names.MLADecodeDkv]: 3,
+  [names.MLAAttentionBackward]: 4,
 };
 /** MlaType of float tensors, MlaPrecision. */
 const float = 0;

@@ -44,6 +44,14 @@ const kernels: Kernels<TensorflowBackend> = {
     )[0],
   [names.MLAAttentionDkv]: (problem, inputs, backend) =>
     run(names.MLAAttentionDkv, problem, [...attentionInputs(inputs), ...backwardInputs(inputs)], 3, backend),
+  [names.MLAAttentionBackward]: (problem, inputs, backend) =>
+    run(
+      names.MLAAttentionBackward,
+      problem,
+      [...attentionInputs(inputs), ...backwardInputs(inputs)],
+      4,
+      backend,
+    ),
   [names.MLADecode]: (problem, inputs, backend) =>
     run(names.MLADecode, problem, decodeInputs(inputs), 2, backend),
   [names.MLADecodeDq]: (problem, inputs, backend) =>
@@ -69,6 +77,7 @@ export function registerTensorflowKernels(noGpu?: string): void {
   const cuda = isUsingGpuDevice ? requireCuda(report) : undefined;
   registerKernels(backendName, kernels, {
     cacheFormats: ['float32'],
+    isBackwardJoined: () => true,
     plan: (kernel, problem) => ({
       kernel,
       backend: backendName,

@@ -11,13 +11,18 @@
 #define DECODE_INPUTS "q_latent: T", "q_rope: T", "c_kv: T", "k_rope: T", "kv_lengths: int32"
 #define BACKWARD_INPUTS "d_out: T", "lse: float", "delta: float"
 
-enum { ATTENTION, DELTA, ATTENTION_DQ, ATTENTION_DKV, DECODE, DECODE_DQ, DECODE_DKV, OP_COUNT };
+enum { ATTENTION, DELTA, ATTENTION_DQ, ATTENTION_DKV, ATTENTION_BACKWARD, DECODE, DECODE_DQ, DECODE_DKV, OP_COUNT };
 
 static const Op ops[OP_COUNT] = {
     {"MLAAttention", MLA_FORWARD, 0, {ATTENTION_INPUTS}, {"out: T", "lse: float"}},
     {"MLADelta", MLA_DELTA, 0, {"out: T", "d_out: T", "d_lse: float"}, {"delta: float"}},
     {"MLAAttentionDq", MLA_DQ, 0, {ATTENTION_INPUTS, BACKWARD_INPUTS}, {"d_q: T"}},
     {"MLAAttentionDkv", MLA_DKV, 0, {ATTENTION_INPUTS, BACKWARD_INPUTS}, {"d_k: T", "d_v: T", "d_k_rope: T"}},
+    {"MLAAttentionBackward",
+     MLA_BACKWARD,
+     0,
+     {ATTENTION_INPUTS, BACKWARD_INPUTS},
+     {"d_q: T", "d_k: T", "d_v: T", "d_k_rope: T"}},
     {"MLADecode", MLA_FORWARD, 1, {DECODE_INPUTS}, {"out: T", "lse: float"}},
     {"MLADecodeDq", MLA_DQ, 1, {DECODE_INPUTS, BACKWARD_INPUTS}, {"d_q_latent: T", "d_q_rope: T"}},
     {"MLADecodeDkv", MLA_DKV, 1, {DECODE_INPUTS, BACKWARD_INPUTS}, {"d_c_kv: T", "d_k_rope: T"}},
@@ -73,6 +78,7 @@ CREATE(ATTENTION)
 CREATE(DELTA)
 CREATE(ATTENTION_DQ)
 CREATE(ATTENTION_DKV)
+CREATE(ATTENTION_BACKWARD)
 CREATE(DECODE)
 CREATE(DECODE_DQ)
 CREATE(DECODE_DKV)
@@ -124,6 +130,7 @@ static void shape_unknown(TF_ShapeInferenceContext *context, TF_Status *status) 
 SHAPES(shape_decode, 0)
 SHAPES(shape_attention_dq, 0)
 SHAPES(shape_attention_dkv, 1, 2, 3)
+SHAPES(shape_attention_backward, 0, 1, 2, 3)
 SHAPES(shape_decode_dq, 0, 1)
 SHAPES(shape_decode_dkv, 2, 3)
 
@@ -137,9 +144,13 @@ static const struct {
   Create *create;
   ShapeFunction *shape;
 } functions[OP_COUNT] = {
-    {create_ATTENTION, shape_attention},         {create_DELTA, shape_unknown},
-    {create_ATTENTION_DQ, shape_attention_dq},   {create_ATTENTION_DKV, shape_attention_dkv},
-    {create_DECODE, shape_decode},               {create_DECODE_DQ, shape_decode_dq},
+    {create_ATTENTION, shape_attention},
+    {create_DELTA, shape_unknown},
+    {create_ATTENTION_DQ, shape_attention_dq},
+    {create_ATTENTION_DKV, shape_attention_dkv},
+    {create_ATTENTION_BACKWARD, shape_attention_backward},
+    {create_DECODE, shape_decode},
+    {create_DECODE_DQ, shape_decode_dq},
     {create_DECODE_DKV, shape_decode_dkv},
 };
 

@@ -289,6 +289,8 @@ export function checkDevicePrecision(kernel: KernelName, { precision }: MlaProbl
 
 export const planner: Planner = {
   cacheFormats: ['float32', 'float16'],
+  // in narrow operands there is work to share
+  isBackwardJoined: ({ precision }) => precision !== 'float32',
   plan(kernel: KernelName, problem: MlaProblem): Plan {
     checkDevicePrecision(kernel, problem);
     const device = capabilitiesOf(deviceOf());

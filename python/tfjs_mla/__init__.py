@@ -147,7 +147,7 @@ def _text(value):
 def _attention_gradient(op, d_out, d_lse):
     names = ("q", "k", "v", "k_rope", "q_lengths", "kv_lengths")
     inputs = {**dict(zip(names, op.inputs)), **_backward(op, d_out, d_lse)}
-    return [_ops.mla_attention_dq(**inputs), *_ops.mla_attention_dkv(**inputs), None, None]
+    return [*_ops.mla_attention_backward(**inputs), None, None]
 
 
 @tf.RegisterGradient("MLADecode")

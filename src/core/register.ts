@@ -3,8 +3,8 @@ import type { KernelBackend, TensorInfo } from '@tensorflow/tfjs-core';
 import type { CacheFormat } from './cacheFormat.js';
 import { fail } from './errors.js';
 import type { KernelInputs } from './kernelInputs.js';
-import { MLAAttentionBackward, kernelNames } from './names.js';
-import type { KernelName } from './names.js';
+import { kernelNames } from './names.js';
+import type { KernelName, MLAAttentionBackward } from './names.js';
 import type { Precision } from './precision.js';
 import type { MlaProblem } from './problem.js';
 
@@ -34,6 +34,8 @@ export interface Planner {
   /** The formats of a LatentCache that the kernels read and write. */
   cacheFormats: readonly CacheFormat[];
   plan(kernel: KernelName, problem: MlaProblem): Plan;
+  /** Whether the gradient takes MLAAttentionBackward in place of …Dq and …Dkv; absent where there is no such kernel. */
+  isBackwardJoined?(problem: MlaProblem): boolean;
   /** Compiles what the plan needs, without running it; rejects with the compiler's message and line. */
   compile(plan: Plan, problem: MlaProblem): Promise<void>;
   /** Times what a kernel can run with, and remembers the fastest; absent where there is nothing to choose from. */
@@ -113,9 +115,9 @@ export function currentPlanner(fn: string): Planner {
   return planners.get(getBackend()) ?? failMissing(fn);
 }
 
-/** Whether the backward of mlaAttention is one kernel on the current backend: in narrow operands there is work to share. */
-export function isBackwardJoined({ precision }: MlaProblem): boolean {
-  return precision !== 'float32' && getKernel(MLAAttentionBackward, getBackend()) !== undefined;
+/** Whether the backward of mlaAttention is one kernel on the current backend. */
+export function isBackwardJoined(problem: MlaProblem): boolean {
+  return planners.get(getBackend())?.isBackwardJoined?.(problem) ?? false;
 }
 
 /** Throws a clear error when the current backend lacks a kernel of ours. */

@@ -64,7 +64,7 @@ static void attend_quad(const ForwardTile *t, const QueryTile *tile, int quad, i
   if (seen.lo == seen.hi) return;
   int panels = panels_of(seen.hi - seen.lo);
   /* F1 */
-  multiply_quad(t->p, RIGHT, t->q + quad * t->depth, t->depth, t->k + seen.lo * t->depth, PANEL * t->depth, panels,
+  multiply_quad(t->p, RIGHT, t->q + quad * t->depth, t->depth, 1, t->k + seen.lo * t->depth, PANEL * t->depth, panels,
                 t->depth, 0);
   /* F2, F3 so far */
   for (int row = quad; row < quad + QUAD; row++) {
@@ -73,7 +73,7 @@ static void attend_quad(const ForwardTile *t, const QueryTile *tile, int quad, i
     if (alpha != 1) scale(t->sums + row * t->width, t->width, alpha);
   }
   /* F4 so far */
-  multiply_quad(t->sums + quad * t->width, t->width, t->p, RIGHT, t->v + seen.lo * PANEL, PANEL * RIGHT,
+  multiply_quad(t->sums + quad * t->width, t->width, t->p, RIGHT, 1, t->v + seen.lo * PANEL, PANEL * RIGHT,
                 t->width / PANEL, seen.hi - seen.lo, 1);
 }
 
@@ -87,7 +87,7 @@ static void attend_tile(const MlaParams *p, int unit, Scratch scratch) {
   for (int key = tile.seen.lo; key < tile.seen.hi; key += RIGHT) {
     int count = min_int(RIGHT, tile.seen.hi - key);
     pack_columns(t.k, t.rows, key_operand(p), tile.key_head, key, count);
-    pack_panels(t.v, t.rows, value_operand(p), tile.key_head, key, count);
+    pack_panels(t.v, RIGHT, t.rows, value_operand(p), tile.key_head, key, count);
     for (int quad = 0; quad < tile.rows; quad += QUAD) attend_quad(&t, &tile, quad, key, count);
   }
   /* a row that saw nothing gets 0, and -Infinity */

@@ -43,10 +43,10 @@ static void dq_of_quad(const MlaParams *p, const DqTile *t, const QueryTile *til
   if (seen.lo == seen.hi) return;
   int panels = panels_of(seen.hi - seen.lo);
   /* F1 */
-  multiply_quad(t->p, RIGHT, t->q + quad * t->depth, t->depth, t->k + seen.lo * t->depth, PANEL * t->depth, panels,
+  multiply_quad(t->p, RIGHT, t->q + quad * t->depth, t->depth, 1, t->k + seen.lo * t->depth, PANEL * t->depth, panels,
                 t->depth, 0);
   /* B2 */
-  multiply_quad(t->d_s, RIGHT, t->d_out + quad * p->dv, p->dv, t->v + seen.lo * p->dv, PANEL * p->dv, panels, p->dv,
+  multiply_quad(t->d_s, RIGHT, t->d_out + quad * p->dv, p->dv, 1, t->v + seen.lo * p->dv, PANEL * p->dv, panels, p->dv,
                 0);
   /* F3, B3 */
   for (int row = quad; row < quad + QUAD; row++) {
@@ -57,8 +57,16 @@ static void dq_of_quad(const MlaParams *p, const DqTile *t, const QueryTile *til
                is_row ? p->lse[stat] : 0, is_row ? p->delta[stat] : 0);
   }
   /* B4 */
-  multiply_quad(t->sums + quad * t->width, t->width, t->d_s, RIGHT, t->k_panels + seen.lo * PANEL, PANEL * RIGHT,
+  multiply_quad(t->sums + quad * t->width, t->width, t->d_s, RIGHT, 1, t->k_panels + seen.lo * PANEL, PANEL * RIGHT,
                 t->width / PANEL, seen.hi - seen.lo, 1);
+}
+
+/* `sums` of a row, of the packed rows of these heads, become dQ. */
+static void write_d_q(const MlaParams *p, Heads heads, int row, const float *sums) {
+  write_row(&p->d_q, p->type, row_index(&p->d_q, heads, row), sums, p->dn, p->softmax_scale);
+  if (p->dr)
+    write_row(&p->d_q_rope, p->type, row_index(&p->d_q_rope, heads, row), sums + panels_of(p->dn) * PANEL, p->dr,
+              p->softmax_scale);
 }
 
 static void dq_of_tile(const MlaParams *p, int unit, Scratch scratch) {
@@ -71,15 +79,9 @@ static void dq_of_tile(const MlaParams *p, int unit, Scratch scratch) {
     int count = min_int(RIGHT, tile.seen.hi - key);
     pack_columns(t.k, t.rows, key_operand(p), tile.key_head, key, count);
     pack_columns(t.v, t.rows, value_operand(p), tile.key_head, key, count);
-    pack_panels(t.k_panels, t.rows, key_operand(p), tile.key_head, key, count);
+    pack_panels(t.k_panels, RIGHT, t.rows, key_operand(p), tile.key_head, key, count);
     for (int quad = 0; quad < tile.rows; quad += QUAD) dq_of_quad(p, &t, &tile, quad, key, count);
   }
-  for (int row = 0; row < tile.rows; row++) {
-    const float *sums = t.sums + row * t.width;
-    int at = tile.first_row + row;
-    write_row(&p->d_q, p->type, row_index(&p->d_q, tile.query_heads, at), sums, p->dn, p->softmax_scale);
-    if (p->dr)
-      write_row(&p->d_q_rope, p->type, row_index(&p->d_q_rope, tile.query_heads, at),
-                sums + panels_of(p->dn) * PANEL, p->dr, p->softmax_scale);
-  }
+  for (int row = 0; row < tile.rows; row++)
+    write_d_q(p, tile.query_heads, tile.first_row + row, t.sums + row * t.width);
 }

@@ -10,31 +10,43 @@
 #include "attention.h"
 #include "dq.h"
 #include "dkv.h"
+#include "backward.h"
 #include "delta.h"
 
-static int units(MlaKernel kernel, const MlaParams *p) {
-  if (kernel == MLA_DELTA) return p->batch * p->hq;
-  return kernel == MLA_DKV ? key_tiles(p) : query_tiles(p);
+static int units(MlaCpuJob job, const MlaParams *p) {
+  switch (job) {
+    case JOB_FORWARD:
+    case JOB_DQ: return query_tiles(p);
+    case JOB_DELTA: return p->batch * p->hq;
+    case JOB_DKV: return p->batch * key_tiles(p);
+    case JOB_BACKWARD: return p->batch * p->hkv;
+    case JOB_ROPE_SUM: return p->dr ? p->batch * key_tiles(p) : 0;
+  }
+  return 0;
 }
 
-static size_t scratch_bytes(MlaKernel kernel, const MlaParams *p) {
+static size_t scratch_bytes(MlaCpuJob job, const MlaParams *p) {
   Scratch scratch = {0};
-  switch (kernel) {
-    case MLA_FORWARD: place_forward(p, &scratch); break;
-    case MLA_DELTA: place_delta(p, &scratch); break;
-    case MLA_DQ: place_dq(p, &scratch); break;
-    case MLA_DKV: place_dkv(p, &scratch); break;
+  switch (job) {
+    case JOB_FORWARD: place_forward(p, &scratch); break;
+    case JOB_DELTA: place_delta(p, &scratch); break;
+    case JOB_DQ: place_dq(p, &scratch); break;
+    case JOB_DKV: place_dkv(p, &scratch); break;
+    case JOB_BACKWARD: place_backward(p, &scratch); break;
+    case JOB_ROPE_SUM: take_floats(&scratch, p->dr); break;
   }
   return (size_t)scratch.next;
 }
 
-static void run_unit(MlaKernel kernel, const MlaParams *p, int unit, void *memory) {
+static void run_unit(MlaCpuJob job, const MlaParams *p, float *rope_parts, int unit, void *memory) {
   Scratch scratch = {memory};
-  switch (kernel) {
-    case MLA_FORWARD: attend_tile(p, unit, scratch); break;
-    case MLA_DELTA: delta_of_head(p, unit, scratch); break;
-    case MLA_DQ: dq_of_tile(p, unit, scratch); break;
-    case MLA_DKV: dkv_of_tile(p, unit, scratch); break;
+  switch (job) {
+    case JOB_FORWARD: attend_tile(p, unit, scratch); break;
+    case JOB_DELTA: delta_of_head(p, unit, scratch); break;
+    case JOB_DQ: dq_of_tile(p, unit, scratch); break;
+    case JOB_DKV: dkv_of_tile(p, unit, scratch); break;
+    case JOB_BACKWARD: backward_of_head(p, rope_parts, unit, scratch); break;
+    case JOB_ROPE_SUM: sum_rope_parts(p, rope_parts, unit, scratch); break;
   }
 }
 

@@ -5,13 +5,17 @@
 #include <stddef.h>
 #include "../../cuda/mla_params.h"
 
-/* The kernels compiled for one instruction set, as pieces of work that do not depend on one another. */
+/* What threads do together: pieces of work that do not depend on one another. A kernel is one such job, but MLA_BACKWARD is
+   two: JOB_DQ and JOB_DKV, or JOB_BACKWARD and JOB_ROPE_SUM. */
+typedef enum { JOB_FORWARD, JOB_DELTA, JOB_DQ, JOB_DKV, JOB_BACKWARD, JOB_ROPE_SUM } MlaCpuJob;
+
+/* The kernels compiled for one instruction set. */
 typedef struct {
   const char *name;
-  int (*units)(MlaKernel, const MlaParams *);
-  size_t (*scratch_bytes)(MlaKernel, const MlaParams *);
+  int (*units)(MlaCpuJob, const MlaParams *);
+  size_t (*scratch_bytes)(MlaCpuJob, const MlaParams *);
   /* any thread may do any unit, with the same bits; scratch may hold anything */
-  void (*run_unit)(MlaKernel, const MlaParams *, int unit, void *scratch);
+  void (*run_unit)(MlaCpuJob, const MlaParams *, float *rope_parts, int unit, void *scratch);
 } MlaCpuKernels;
 
 extern const MlaCpuKernels mla_cpu_sse2, mla_cpu_avx2, mla_cpu_avx512;

@@ -129,8 +129,8 @@ static void pack_columns(float *to, float *rows, Operand o, Heads heads, int fir
   }
 }
 
-/* Panels of PANEL columns, [RIGHT][PANEL] with `count` rows in them; zeros until there are whole panels. */
-static void pack_panels(float *to, float *row, Operand o, Heads heads, int first, int count) {
+/* Panels of PANEL columns, [rows][PANEL] with `count` rows in them; zeros until there are whole panels. */
+static void pack_panels(float *to, int rows, float *row, Operand o, Heads heads, int first, int count) {
   int nope_width = panels_of(o.dn) * PANEL, width = width_of(o);
   for (int r = 0; r < count; r++) {
     read_row(row, o.nope, o.type, row_index(o.nope, heads, first + r), o.dn, o.factor);
@@ -139,6 +139,6 @@ static void pack_panels(float *to, float *row, Operand o, Heads heads, int first
       read_row(row + nope_width, o.rope, o.type, row_index(o.rope, heads, first + r), o.dr, o.factor);
       fill(row + nope_width + o.dr, width - nope_width - o.dr, 0);
     }
-    for (int c = 0; c < width; c += PANEL) memcpy(to + c * RIGHT + r * PANEL, row + c, PANEL * sizeof(float));
+    for (int c = 0; c < width; c += PANEL) memcpy(to + c * rows + r * PANEL, row + c, PANEL * sizeof(float));
   }
 }

@@ -9,6 +9,6 @@ static inline void *take_bytes(Scratch *scratch, size_t bytes) {
   return taken;
 }
 
-static inline float *take_floats(Scratch *scratch, int count) {
+static inline float *take_floats(Scratch *scratch, int64_t count) {
   return take_bytes(scratch, sizeof(float) * (size_t)count);
 }

@@ -15,10 +15,11 @@ __asm__(".symver pthread_attr_setdetachstate,pthread_attr_setdetachstate@GLIBC_2
 
 enum { MOST_THREADS = 64 };
 
-/* The kernel at hand. Threads take units, the last ones first, until none is left. */
+/* The job at hand. Threads take units, the last ones first, until none is left. */
 static struct {
-  MlaKernel kernel;
+  MlaCpuJob kind;
   const MlaParams *params;
+  float *rope_parts;
   char *scratch; /* of thread 0; the others' follow */
   size_t scratch_bytes;
   int remaining, unfinished; /* atomic */
@@ -37,7 +38,7 @@ static void work(int thread) {
   for (;;) {
     int unit = __atomic_sub_fetch(&job.remaining, 1, __ATOMIC_ACQ_REL);
     if (unit < 0) return;
-    kernels->run_unit(job.kernel, job.params, unit, job.scratch + (size_t)thread * job.scratch_bytes);
+    kernels->run_unit(job.kind, job.params, job.rope_parts, unit, job.scratch + (size_t)thread * job.scratch_bytes);
     if (__atomic_sub_fetch(&job.unfinished, 1, __ATOMIC_ACQ_REL) > 0) continue;
     pthread_mutex_lock(&mutex);
     pthread_cond_signal(&finished);
@@ -95,25 +96,48 @@ static void run_on_all_threads(int units) {
   pthread_mutex_unlock(&mutex);
 }
 
-int mla_cpu_run(MlaKernel kernel, const MlaParams *params) {
-  pthread_once(&started, start);
-  int units = kernels->units(kernel, params);
+static int run(MlaCpuJob kind, const MlaParams *params, float *rope_parts) {
+  int units = kernels->units(kind, params);
   if (units == 0) return 1;
-  size_t bytes = kernels->scratch_bytes(kernel, params);
+  size_t bytes = kernels->scratch_bytes(kind, params);
   int has_pool = units > 1 && threads > 1 && pthread_mutex_trylock(&pool) == 0;
   char *scratch = aligned_alloc(64, bytes * (size_t)(has_pool ? threads : 1));
   if (scratch && has_pool) {
-    job.kernel = kernel;
+    job.kind = kind;
     job.params = params;
+    job.rope_parts = rope_parts;
     job.scratch = scratch;
     job.scratch_bytes = bytes;
     run_on_all_threads(units);
   } else if (scratch) {
-    while (units > 0) kernels->run_unit(kernel, params, --units, scratch);
+    while (units > 0) kernels->run_unit(kind, params, rope_parts, --units, scratch);
   }
   free(scratch);
   if (has_pool) pthread_mutex_unlock(&pool);
   return scratch != NULL;
+}
+
+/* One walk for all gradients does 28 % fewer products (heads of 192 and 128), in fewer and larger units: it pays where
+   those keep the threads busy for three quarters of the time. */
+static int is_joined(int units) {
+  int rounds = (units + threads - 1) / threads;
+  return 4 * units >= 3 * rounds * threads;
+}
+
+static int run_joined(const MlaParams *params) {
+  size_t numbers = (size_t)params->batch * (size_t)params->hkv * (size_t)params->skv * (size_t)params->dr;
+  float *rope_parts = malloc(numbers * sizeof(float) + 1);
+  int is_done = rope_parts && run(JOB_BACKWARD, params, rope_parts) && run(JOB_ROPE_SUM, params, rope_parts);
+  free(rope_parts);
+  return is_done;
+}
+
+int mla_cpu_run(MlaKernel kernel, const MlaParams *params) {
+  static const MlaCpuJob jobs[] = {[MLA_FORWARD] = JOB_FORWARD, [MLA_DELTA] = JOB_DELTA, [MLA_DQ] = JOB_DQ, [MLA_DKV] = JOB_DKV};
+  pthread_once(&started, start);
+  if (kernel != MLA_BACKWARD) return run(jobs[kernel], params, NULL);
+  if (is_joined(kernels->units(JOB_BACKWARD, params))) return run_joined(params);
+  return run(JOB_DQ, params, NULL) && run(JOB_DKV, params, NULL);
 }
 
 const char *mla_cpu_name(void) {

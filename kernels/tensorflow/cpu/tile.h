@@ -8,8 +8,9 @@ enum { LEFT = 96, RIGHT = 64 };
 static inline int panels_of(int columns) { return (columns + PANEL - 1) / PANEL; }
 
 /* to = a · panels, or to += a · panels: QUAD rows a[QUAD][depth], so many panels, side by side in
-   to[QUAD][PANEL · panels]. Strides in floats. Here the time goes: the sums stay in registers. */
-static __attribute__((noinline)) void multiply_quad(float *to, int to_stride, const float *a, int a_stride,
+   to[QUAD][PANEL · panels]. Strides in floats; a_step is 1, or where `a` lies transposed, a_stride is. Here the time goes:
+   the sums stay in registers. */
+static __attribute__((noinline)) void multiply_quad(float *to, int to_stride, const float *a, int a_stride, int a_step,
                                                     const float *panel, int panel_stride, int panels, int depth,
                                                     int is_adding) {
   for (; panels > 0; panels--, panel += panel_stride, to += PANEL) {
@@ -21,7 +22,7 @@ static __attribute__((noinline)) void multiply_quad(float *to, int to_stride, co
       Floats y[VECTORS];
       for (int j = 0; j < VECTORS; j++) y[j] = load(panel + c * PANEL + j * LANES);
       for (int i = 0; i < QUAD; i++) {
-        Floats x = splat(a[i * a_stride + c]);
+        Floats x = splat(a[i * a_stride + c * a_step]);
         for (int j = 0; j < VECTORS; j++) sums[i][j] += x * y[j];
       }
     }
@@ -37,4 +38,9 @@ static inline void fill(float *x, int count, float value) {
 /* x[0, count) *= factor. */
 static inline void scale(float *x, int count, float factor) {
   for (int i = 0; i < count; i++) x[i] *= factor;
+}
+
+/* x[0, count) += y. */
+static inline void add(float *x, const float *y, int count) {
+  for (int i = 0; i < count; i++) x[i] += y[i];
 }
