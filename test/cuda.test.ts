@@ -30,12 +30,14 @@ const devices = [
   { capability: 80, multiprocessors: 108, sharedBytes: 163 * 1024 },
   { capability: 90, multiprocessors: 132, sharedBytes: 227 * 1024 },
 ];
-const kernels = ['forward', 'delta', 'dq', 'dkv'];
+const kernels = ['forward', 'delta', 'dq', 'dkv', 'backward'];
 
-/** Nothing is launched for outputs without elements. */
+/** Nothing is launched for outputs without elements, nor for the whole backward of a decode, which is no kernel. */
 function hasOutputs(c: Case, kernel: string): boolean {
   const { b, hq, hkv, sq, skv, dr } = problemOf(c);
-  return b * (kernel === 'dkv' ? (hkv + dr) * skv : hq * sq) > 0;
+  const [ofQueries, ofKeys] = [b * hq * sq, b * (hkv + dr) * skv];
+  if (kernel === 'backward') return c.op === 'mlaAttention' && ofQueries + ofKeys > 0;
+  return (kernel === 'dkv' ? ofKeys : ofQueries) > 0;
 }
 
 /** Type and precision by their numbers in mla_params.h. */

@@ -97,6 +97,25 @@ describe('gpuPlans', () => {
     );
   });
 
+  it('of both gradients are those of the two, which convert their operands once', () => {
+    const launches = (kernel: KernelName, shapes: typeof sizes, precision: Precision, cuda: CudaReport) =>
+      plan(kernel, shapes, precision, cuda).cacheKey.split(', ');
+    const isConversion = (launch: string) => launch.startsWith('sm80/convert');
+    for (const cuda of [h200, a100]) {
+      for (const precision of ['float32', 'float16', 'bfloat16'] as const) {
+        for (const shapes of [sizes, shared, odd]) {
+          const [joined, dq, dkv] = (
+            ['MLAAttentionBackward', 'MLAAttentionDq', 'MLAAttentionDkv'] as const
+          ).map((kernel) => launches(kernel, shapes, precision, cuda));
+          expectEqual(joined, [...dq, ...dkv.filter((launch) => !isConversion(launch))]);
+          expectEqual(joined.some(isConversion), precision !== 'float32' && shapes !== odd, 'conversions');
+        }
+      }
+    }
+    const { lane, computePrecision } = plan('MLAAttentionBackward', shared, 'auto', h200);
+    expectEqual([lane, computePrecision], ['sm_90a', 'bfloat16']);
+  });
+
   it('of an append to a cache: a copy', () => {
     expectEqual(plan('MLACacheAppend', sizes, 'float32', h200).lane, 'copy');
   });

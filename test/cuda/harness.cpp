@@ -10,7 +10,7 @@ namespace {
 
 const char *const usage = R"(usage: harness [options]
   --filter TEXT     only cases whose name, with numbers as in "192/128 causal [bfloat16]", holds TEXT; again: that too
-  --kernel NAME     only forward, delta, dq or dkv
+  --kernel NAME     only forward, delta, dq, dkv or backward, which is dq and dkv in one call
   --family NAME     only what general, sm80 or sm90 serves; what it does not is then no failure
   --time            the timed shapes: check some rows of them, then time
   --no-check        with --time: only time
@@ -54,9 +54,9 @@ Options options_of(int count, char **arguments) {
     else if (name == "--failures") options.failures = std::stoi(value());
     else if (name == "--kernel") {
       std::string kernel = value();
-      for (int k = 0; k < 4; k++)
+      for (int k = 0; k < std::ssize(kernel_names); k++)
         if (kernel == kernel_names[k]) options.kernel = MlaKernel(k);
-      if (!options.kernel) refuse("--kernel must be forward, delta, dq or dkv, got " + kernel);
+      if (!options.kernel) refuse("--kernel must be forward, delta, dq, dkv or backward, got " + kernel);
     } else if (name == "--help") {
       std::printf("%s", usage);
       std::exit(0);
@@ -123,8 +123,10 @@ private:
     std::optional<CaseRun> run;
     for (size_t n = 0; n < all_numbers.size(); n++) {
       if (all_numbers[n].type != type || !is_wanted(options, c, n)) continue;
-      for (int k = 0; k < 4; k++)
-        if (!options.kernel || *options.kernel == k) run_kernel(run, c, MlaKernel(k), n);
+      for (int k = 0; k < std::ssize(kernel_names); k++) {
+        bool is_there = k != MLA_BACKWARD || !c.is_decode;
+        if (is_there && (!options.kernel || *options.kernel == k)) run_kernel(run, c, MlaKernel(k), n);
+      }
       if (options.is_timing && !options.kernel) time_kernel(run, c, nullptr, n);
     }
   }

@@ -4,7 +4,7 @@
 #include <cstring>
 #include <thread>
 
-const char *const kernel_names[4] = {"forward", "delta", "dq", "dkv"};
+const char *const kernel_names[5] = {"forward", "delta", "dq", "dkv", "backward"};
 
 static Values columns(const Values &from, int first, int count, const char *name) {
   Values part = {name, from.batch, from.heads, from.positions, count};
@@ -83,13 +83,15 @@ DeviceProblem::Call DeviceProblem::call(MlaKernel kernel, MlaPrecision precision
     return made;
   }
   p.d_out = d_out.rows(), p.lse = floats(lse), p.delta = floats(delta);
-  if (kernel == MLA_DQ && c.is_decode) {
+  bool has_dq = kernel != MLA_DKV, has_dkv = kernel != MLA_DQ;
+  if (has_dq && c.is_decode) {
     p.d_q = output("d_q", c.hq, c.sq, c.dn, type, c.layout, c.pad);
     p.d_q_rope = output("d_q_rope", c.hq, c.sq, c.dr, type, c.layout, c.pad);
-  } else if (kernel == MLA_DQ) {
+  } else if (has_dq) {
     p.d_q = output("d_q", c.hq, c.sq, c.dqk(), type, c.layout, c.pad);
     p.d_q_rope = made.outputs.back().rows(c.dn);
-  } else {
+  }
+  if (has_dkv) {
     p.d_k = output("d_k", c.key_heads(), c.keys(), c.dn, type, key_layout, c.pad);
     if (!c.is_decode) p.d_v = output("d_v", c.key_heads(), c.keys(), c.dv, type, key_layout, c.pad);
     if (c.dr) p.d_k_rope = output("d_k_rope", 1, c.keys(), c.dr, type, key_layout, c.pad);

@@ -13,7 +13,7 @@ extern "C" {
 #include "../../kernels/cuda/modules.h"
 }
 
-extern const char *const kernel_names[4]; // by MlaKernel
+extern const char *const kernel_names[5]; // by MlaKernel
 
 // The device is lost to this process: a fault, or a kernel that does not end.
 struct DeviceLost : std::runtime_error {

@@ -141,6 +141,12 @@ std::vector<Comparison> CaseRun::compare_all(MlaKernel kernel, const Numbers &nu
       if (c.dr) comparisons.push_back(compared(got.back(), expected.d_k_rope));
       return comparisons;
     }
+    case MLA_BACKWARD: {
+      std::vector<Values> of_keys(got.begin() + 1, got.end());
+      std::vector<Comparison> comparisons = compare_all(MLA_DQ, numbers, got);
+      std::ranges::copy(compare_all(MLA_DKV, numbers, of_keys), std::back_inserter(comparisons));
+      return comparisons;
+    }
   }
   return {};
 }
@@ -176,8 +182,10 @@ Result CaseRun::time(const MlaKernel *kernel, const Numbers &numbers, bool is_co
   std::vector<Guarded> workspaces;
   std::string families;
   givens(numbers);
-  for (MlaKernel each : {MLA_FORWARD, MLA_DELTA, MLA_DQ, MLA_DKV}) {
-    if (kernel && *kernel != each) continue;
+  std::vector<MlaKernel> kernels = {MLA_FORWARD, MLA_DELTA, MLA_BACKWARD};
+  if (c.is_decode) kernels = {MLA_FORWARD, MLA_DELTA, MLA_DQ, MLA_DKV};
+  if (kernel) kernels = {*kernel};
+  for (MlaKernel each : kernels) {
     calls.push_back(device.call(each, numbers.precision));
     MlaPlan &plan = plans.emplace_back();
     Planner::Answer answer = planner.plan(calls.back(), nullptr, plan);
@@ -212,6 +220,7 @@ double CaseRun::flops(const MlaKernel *kernel) const {
     case MLA_DELTA: return 2.0 * c.batch * c.hq * c.sq * c.dv;
     case MLA_DQ: return 2 * qk + pv;
     case MLA_DKV: return 2 * qk + 2 * pv;
+    case MLA_BACKWARD: return 3 * qk + 2 * pv;
   }
   return 0;
 }
@@ -223,7 +232,14 @@ double CaseRun::bytes(const MlaKernel *kernel) const {
   double keys_of_heads = width * c.batch * c.keys() * c.key_heads();
   double kv = keys_of_heads * (c.dn + (c.is_decode ? 0 : c.dv)) + width * c.batch * c.keys() * c.dr;
   double forward = q + kv + out + stats, delta = 2 * out + stats;
-  double dq = q + kv + out + 2 * stats + q, dkv = q + kv + out + 2 * stats + kv;
-  if (!kernel) return forward + delta + dq + dkv;
-  return *kernel == MLA_FORWARD ? forward : *kernel == MLA_DELTA ? delta : *kernel == MLA_DQ ? dq : dkv;
+  double given_back = q + kv + out + 2 * stats, dq = given_back + q, dkv = given_back + kv, backward = dq + kv;
+  if (!kernel) return forward + delta + (c.is_decode ? dq + dkv : backward);
+  switch (*kernel) {
+    case MLA_FORWARD: return forward;
+    case MLA_DELTA: return delta;
+    case MLA_DQ: return dq;
+    case MLA_DKV: return dkv;
+    case MLA_BACKWARD: return backward;
+  }
+  return 0;
 }

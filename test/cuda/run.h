@@ -17,7 +17,7 @@ class CaseRun {
 public:
   CaseRun(const Case &c, MlaType type, const Planner &planner, cudaStream_t stream);
   Result check(MlaKernel kernel, const Numbers &numbers);
-  // NULL as kernel: all four, one after the other.
+  // NULL as kernel: all of a training step, one after the other.
   Result time(const MlaKernel *kernel, const Numbers &numbers, bool is_cold);
 
 private:
