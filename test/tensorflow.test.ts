@@ -11,11 +11,13 @@ import { forgetHostCopies } from '../kernels/tensorflow/hostCopies.js';
 import type { TensorflowBackend } from '../kernels/tensorflow/index.js';
 import { mlaAttention } from '../src/index.js';
 import { attentionCases } from './cases.js';
-import { answersOf } from './support/answers.js';
-import { expectClose } from './support/compare.js';
+import { answersOf, signatures } from './support/answers.js';
+import type { ComparedKernel } from './support/answers.js';
+import { expectClose, expectSameBits } from './support/compare.js';
 import { onEachDevice } from './support/devices.js';
 import { expectEqual, expectTrue } from './support/expect.js';
-import { toTensors } from './support/onDevice.js';
+import type { DataByName } from './support/inputs.js';
+import { read, toTensors } from './support/onDevice.js';
 import { isTensorflowProcess, tfjsNode } from './support/tensorflow.js';
 
 /** What the tests need of the backend beside its kernels: raw handles, for types that JavaScript cannot hold. */
@@ -65,11 +67,10 @@ function attributes(type: number, scale: number): Attribute[] {
   ];
 }
 
-/** MLAAttention on raw handles of one type: out as float32. */
-function attendIn(type: number, inputs: tf.Tensor[], scale: number): tf.Tensor {
+/** An op on raw handles of one type, but for lengths and statistics: its outputs, as float32 if they are of that type. */
+function runIn(type: number, op: string, data: DataByName, scale: number, outputTypes: number[]): tf.Tensor[] {
   const backend = backendOf();
   const { binding } = backend;
-  const made: number[] = [];
   const cast = (id: number, from: number, to: number): Handle => {
     const types = [
       { name: 'SrcT', type: binding.TF_ATTR_TYPE, value: from },
@@ -77,19 +78,21 @@ function attendIn(type: number, inputs: tf.Tensor[], scale: number): tf.Tensor {
     ];
     return binding.executeOp('Cast', types, [id], 1)[0];
   };
-  const [q, k, v, kRope, qLengths, kvLengths] = backend.getInputTensorIds(inputs);
-  const narrow = [q, k, v, kRope].map((id) => cast(id, float, type).id);
-  const [out, lse] = binding.executeOp(
-    'MLAAttention',
-    attributes(type, scale),
-    [...narrow, qLengths, kvLengths],
-    2,
+  const { inputs: names } = signatures[op as ComparedKernel];
+  const given = toTensors(data, names);
+  const ids = backend.getInputTensorIds(given);
+  const isNarrow = names.map((name) => !/^(qLengths|kvLengths|lse|delta)$/.test(name));
+  const inputs = ids.map((id, index) => (isNarrow[index] ? cast(id, float, type).id : id));
+  const outputs = binding.executeOp(op, attributes(type, scale), inputs, outputTypes.length);
+  const got = outputs.map(({ dtype }) => dtype);
+  expectEqual(got, outputTypes, 'types');
+  const results = outputs.map((output) =>
+    backend.createOutputTensor(output.dtype === float ? output : cast(output.id, type, float)),
   );
-  expectEqual([out.dtype, lse.dtype], [type, float], 'types');
-  const result = backend.createOutputTensor(cast(out.id, type, float));
-  made.push(...narrow, out.id, lse.id);
-  for (const id of made) binding.deleteTensor(id);
-  return result;
+  for (const { id } of outputs.filter(({ dtype }) => dtype !== float)) binding.deleteTensor(id);
+  for (const id of inputs.filter((_, index) => isNarrow[index])) binding.deleteTensor(id);
+  tf.dispose(given);
+  return results;
 }
 
 /** Posts how many numbers were wrong. Two threads of JavaScript have two contexts of TensorFlow, and one library. */
@@ -150,15 +153,30 @@ describe('tensorflow', () => {
         const c = attentionCases.find(({ name }) => name === 'deepseek, rope apart');
         if (!c) throw new Error('expected the case in the table, got none');
         const { problem, tensors } = answersOf({ ...c, layout: 'bshd' });
-        const inputs = toTensors(tensors, ['q', 'k', 'v', 'kRope', 'qLengths', 'kvLengths']);
-        const out = attendIn(type, inputs, problem.softmaxScale);
-        const values = { shape: out.shape, values: await out.data() };
+        const [out, lse] = runIn(type, 'MLAAttention', tensors, problem.softmaxScale, [type, float]);
+        const values = await read(out);
         expectClose('out', values, tensors.out, bounds);
         expectTrue(
           values.values.some((value, index) => value !== tensors.out.values[index]),
           `expected the roundings of ${name}, got float32`,
         );
-        tf.dispose([...inputs, out]);
+        tf.dispose([out, lse]);
+      });
+
+      it(`gives the bits of both gradients at once that each has alone, on ${name}`, async () => {
+        for (const caseName of ['deepseek 129', 'grouped heads 8 on 2', '36 heads, 300 keys']) {
+          const c = attentionCases.find(({ name }) => name === caseName);
+          if (!c) throw new Error(`expected the case ${caseName} in the table, got none`);
+          const { problem, tensors } = answersOf({ ...c, layout: 'bshd' });
+          const run = (op: string, outputs: number): tf.Tensor[] =>
+            runIn(type, op, tensors, problem.softmaxScale, Array<number>(outputs).fill(type));
+          const apart = [...run('MLAAttentionDq', 1), ...run('MLAAttentionDkv', 3)];
+          const joined = run('MLAAttentionBackward', 4);
+          for (const [index, output] of joined.entries()) {
+            expectSameBits(`${caseName}, output ${index}`, await output.data(), await apart[index].data());
+          }
+          tf.dispose([...apart, ...joined]);
+        }
       });
     }
 
