@@ -68,7 +68,13 @@ function attributes(type: number, scale: number): Attribute[] {
 }
 
 /** An op on raw handles of one type, but for lengths and statistics: its outputs, as float32 if they are of that type. */
-function runIn(type: number, op: string, data: DataByName, scale: number, outputTypes: number[]): tf.Tensor[] {
+function runIn(
+  type: number,
+  op: string,
+  data: DataByName,
+  scale: number,
+  outputTypes: number[],
+): tf.Tensor[] {
   const backend = backendOf();
   const { binding } = backend;
   const cast = (id: number, from: number, to: number): Handle => {

@@ -3,7 +3,7 @@
    first, and walks over their rows as dkv.h does; it keeps dSᵀ of all the tile's keys, and then takes QUAD rows at a time:
      dQ += dS·K
    All sums go the way of dq.h and dkv.h, so their bits are the same. The rope part of dK, which heads share, is left in
-   `rope_parts` [batch][hkv][skv][dr], which the units of a second kernel add up. */
+   `rope_parts` [batch][hkv][skv][dr], which the units of a second job add up. */
 typedef struct {
   DkvTile dkv;
   int width;
@@ -18,7 +18,7 @@ static BackwardTile place_backward(const MlaParams *p, Scratch *scratch) {
   return t;
 }
 
-/* What the rows [row, row + count) get from the keys of the tile. A last quad may go past them: dS is 0 there. */
+/* Of the rows [row, row + count) and all keys of the tile. A last quad may go past the rows: dS is 0 there. */
 static void dq_of_step(const MlaParams *p, const BackwardTile *t, int row, int count) {
   const DkvTile *keys = &t->dkv;
   Range ranges[RIGHT];

@@ -1,7 +1,7 @@
 /* MLAAttentionDkv and MLADecodeDkv, B2, B3, B5-B7 of gradients/README.md. A unit of work owns LEFT keys of a batch entry
    and walks, head by head, over the rows that see them, RIGHT at a time; then QUAD keys at a time, all transposed:
      scoresᵀ = K·Qᵀ, dPᵀ = V·dOutᵀ → Pᵀ = exp(scores − lse), dSᵀ = P·(dP − delta) → dV += Pᵀ·dOut, dK += dSᵀ·Q
-   The rope part of dK is summed for each head by itself, then over the heads in their order. */
+   The rope part of dK is summed for each head, and these sums over the heads in their order. */
 typedef struct {
   int depth, nope_width, rope_width, value_width;
   int group, q_length, kv_length;
@@ -26,7 +26,7 @@ typedef struct {
   float *rows;         /* for packing */
 } DkvTile;
 
-/* Floats from a row of dSᵀ to the next: RIGHT, and room for what backward.h reads beyond. */
+/* Floats from a row of dSᵀ to the next: RIGHT, and room for a last quad of dq_of_step. */
 enum { D_S_ROW = RIGHT + 16 };
 
 static DkvTile place_dkv(const MlaParams *p, Scratch *scratch) {
@@ -72,7 +72,7 @@ static void begin_key_tile(const MlaParams *p, DkvTile *t, int batch, int tile) 
   t->seen = join_ranges(t->ranges, t->keys);
 }
 
-/* What a tile's keys need of a head, with which its sums begin. */
+/* Packs the tile's keys of a head, for which its sums begin anew. */
 static void begin_head(const MlaParams *p, DkvTile *t, int batch, int kv_head) {
   t->query_heads = (Heads){batch, kv_head * t->group, t->group};
   t->key_head = (Heads){batch, kv_head, 1};
@@ -83,7 +83,7 @@ static void begin_head(const MlaParams *p, DkvTile *t, int batch, int kv_head) {
   fill(t->d_v, LEFT * t->value_width, 0);
 }
 
-/* What the walk needs of the rows [row, row + count). */
+/* Packs the rows [row, row + count). */
 static void begin_step(const MlaParams *p, const DkvTile *t, int row, int count) {
   pack_columns(t->q, t->rows, query_operand(p), t->query_heads, row, count);
   pack_columns(t->d_out, t->rows, d_out_operand(p), t->query_heads, row, count);
@@ -111,8 +111,7 @@ static void weigh_key(float *scores, float *d_p, Range seen, int count, const fl
   fill(d_p + seen.hi, count - seen.hi, 0);
 }
 
-/* QUAD keys and the rows [row, row + count). Of dSᵀ, panels of rows that see none of the keys are not
-   written. */
+/* QUAD keys and the rows [row, row + count). Panels of dSᵀ whose rows see none of the keys are not written. */
 static void dkv_of_quad(const MlaParams *p, const DkvTile *t, int quad, int row, int count) {
   Range seen = quad_range(t->ranges, quad, t->keys, row, count);
   if (seen.lo == seen.hi) return;
@@ -122,8 +121,8 @@ static void dkv_of_quad(const MlaParams *p, const DkvTile *t, int quad, int row,
   multiply_quad(t->p, RIGHT, t->k + quad * t->depth, t->depth, 1, t->q + seen.lo * t->depth, PANEL * t->depth, panels,
                 t->depth, 0);
   /* B2 */
-  multiply_quad(d_s, D_S_ROW, t->v + quad * p->dv, p->dv, 1, t->d_out + seen.lo * p->dv, PANEL * p->dv,
-                panels, p->dv, 0);
+  multiply_quad(d_s, D_S_ROW, t->v + quad * p->dv, p->dv, 1, t->d_out + seen.lo * p->dv, PANEL * p->dv, panels, p->dv,
+                0);
   /* F3, B3 */
   for (int n = 0; n < QUAD; n++) {
     Range rows = row_range(t->ranges, quad + n, t->keys, row + seen.lo, panels * PANEL);
@@ -134,10 +133,10 @@ static void dkv_of_quad(const MlaParams *p, const DkvTile *t, int quad, int row,
                 PANEL * RIGHT, t->value_width / PANEL, depth, 1);
   /* B6, B7: queries are scaled already */
   const float *nope = t->q_panels + seen.lo * PANEL, *rope = nope + t->nope_width * RIGHT;
-  multiply_quad(t->d_k + quad * t->nope_width, t->nope_width, d_s, D_S_ROW, 1, nope,
-                PANEL * RIGHT, t->nope_width / PANEL, depth, 1);
-  multiply_quad(t->d_k_rope + quad * t->rope_width, t->rope_width, d_s, D_S_ROW, 1, rope,
-                PANEL * RIGHT, t->rope_width / PANEL, depth, 1);
+  multiply_quad(t->d_k + quad * t->nope_width, t->nope_width, d_s, D_S_ROW, 1, nope, PANEL * RIGHT,
+                t->nope_width / PANEL, depth, 1);
+  multiply_quad(t->d_k_rope + quad * t->rope_width, t->rope_width, d_s, D_S_ROW, 1, rope, PANEL * RIGHT,
+                t->rope_width / PANEL, depth, 1);
 }
 
 /* The head's dK but for its rope part, and dV. */

@@ -5,8 +5,8 @@
 #include <stddef.h>
 #include "../../cuda/mla_params.h"
 
-/* What threads do together: pieces of work that do not depend on one another. A kernel is one such job, but MLA_BACKWARD is
-   two: JOB_DQ and JOB_DKV, or JOB_BACKWARD and JOB_ROPE_SUM. */
+/* What threads do together: units of work that do not depend on one another. A kernel is a job, but MLA_BACKWARD is two:
+   JOB_BACKWARD and JOB_ROPE_SUM, or JOB_DQ and JOB_DKV. */
 typedef enum { JOB_FORWARD, JOB_DELTA, JOB_DQ, JOB_DKV, JOB_BACKWARD, JOB_ROPE_SUM } MlaCpuJob;
 
 /* The kernels compiled for one instruction set. */
