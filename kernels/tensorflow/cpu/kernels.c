@@ -16,7 +16,7 @@
 static int units(MlaCpuJob job, const MlaParams *p) {
   switch (job) {
     case JOB_FORWARD:
-    case JOB_DQ: return query_tiles(p);
+    case JOB_DQ: return p->batch * p->hkv * query_tiles(p);
     case JOB_DELTA: return p->batch * p->hq;
     case JOB_DKV: return p->batch * key_tiles(p);
     case JOB_BACKWARD: return p->batch * p->hkv;

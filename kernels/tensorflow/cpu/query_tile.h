@@ -6,20 +6,22 @@ typedef struct {
   Range seen;
 } QueryTile;
 
+/* Of a key/value head. */
 static int query_tiles(const MlaParams *p) {
   if (p->hkv == 0) return 0;
   int64_t rows = (int64_t)p->sq * (p->hq / p->hkv);
-  return (int)((rows + LEFT - 1) / LEFT) * p->batch * p->hkv;
+  return (int)((rows + LEFT - 1) / LEFT);
 }
 
-/* The last tiles, which see most under a causal mask, have the highest numbers. */
+/* Those of a head, whose keys stay in the caches meanwhile, follow one another; the last, which see most under a causal
+   mask, have the highest numbers. */
 static QueryTile begin_query_tile(const MlaParams *p, int unit, Range *ranges) {
-  int pairs = p->batch * p->hkv, group = p->hq / p->hkv;
-  int batch = unit % pairs / p->hkv, kv_head = unit % p->hkv;
+  int tiles = query_tiles(p), group = p->hq / p->hkv;
+  int batch = unit / tiles / p->hkv, kv_head = unit / tiles % p->hkv;
   QueryTile tile = {
       .query_heads = {batch, kv_head * group, group},
       .key_head = {batch, kv_head, 1},
-      .first_row = unit / pairs * LEFT,
+      .first_row = unit % tiles * LEFT,
       .ranges = ranges,
   };
   tile.rows = min_int(LEFT, p->sq * group - tile.first_row);
