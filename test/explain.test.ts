@@ -144,21 +144,6 @@ describe('explain', () => {
           { candidate: 'bfloat16', reason: "TensorFlow's CPU device computes in float32" },
         ]);
       });
-
-      it('says on tensorflow where the gradients are not formed in one walk', () => {
-        const passedOver = (heads: number): unknown[] => {
-          const shapes = { q: [1, 9, heads, 8], k: [1, 9, heads, 8], v: [1, 9, heads, 8] };
-          return explain('mlaAttention', shapes, {}, 'MLAAttentionBackward').passedOver;
-        };
-        const { THREADS } = explain('mlaAttention', attention).tile;
-        expectEqual(passedOver(THREADS), [], 'a head for each thread');
-        const alone = {
-          candidate: 'one walk',
-          reason: `b·hkv = 1 leaves too many of ${THREADS} threads idle`,
-        };
-        expectEqual(passedOver(1), THREADS > 1 ? [alone] : [], 'one head');
-        expectEqual(passedOver(THREADS + 1).length, THREADS > 2 ? 1 : 0, 'a head more than threads');
-      });
       return;
     }
 

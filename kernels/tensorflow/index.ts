@@ -81,7 +81,7 @@ export function registerTensorflowKernels(noGpu?: string): void {
     plan: (kernel, problem) => ({
       kernel,
       backend: backendName,
-      ...(cuda ? planOnGpu(kernel, problem, cuda) : planOnCpu(kernel, problem, report, noGpu)),
+      ...(cuda ? planOnGpu(kernel, problem, cuda) : planOnCpu(problem, report, noGpu)),
     }),
     compile: () => Promise.resolve(),
   });
@@ -132,26 +132,14 @@ function typeAttribute({ binding }: TensorflowBackend): {
   return { name: 'T', type: binding.TF_ATTR_TYPE, value: binding.TF_FLOAT };
 }
 
-/** As cpu/threads.c has it. */
-function isOneWalk({ b, hkv }: MlaProblem, threads: number): boolean {
-  const turns = Math.ceil((b * hkv) / threads) * threads;
-  return turns - b * hkv <= Math.floor(turns / 4);
-}
-
 function planOnCpu(
-  kernel: KernelName,
   problem: MlaProblem,
   { instructions, threads }: NativeReport,
   noGpu?: string,
 ): Omit<Plan, 'kernel' | 'backend'> {
-  const { precision, b, hkv } = problem;
+  const { precision } = problem;
   const isNarrow = precision !== 'float32' && precision !== 'auto';
   const narrow = { candidate: precision, reason: "TensorFlow's CPU device computes in float32" };
-  const isInTwo = kernel === names.MLAAttentionBackward && !isOneWalk(problem, threads);
-  const oneWalk = {
-    candidate: 'one walk',
-    reason: `b·hkv = ${b * hkv} leaves too many of ${threads} threads idle`,
-  };
   return {
     lane: instructions,
     computePrecision: 'float32',
@@ -160,7 +148,6 @@ function planOnCpu(
     passedOver: [
       ...(noGpu === undefined ? [] : [{ candidate: 'GPU', reason: noGpu }]),
       ...(isNarrow ? [narrow] : []),
-      ...(isInTwo ? [oneWalk] : []),
     ],
   };
 }
