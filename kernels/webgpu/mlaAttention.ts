@@ -2,7 +2,8 @@
  * MLAAttention, F1-F4 of gradients/README.md with the softmax online (FlashAttention-2, arXiv:2307.08691,
  * algorithm 1). MLADecode runs the same shader on the cache.
  *
- * Grid: (tiles of LEFT packed rows, longest first) × key/value heads × (batch · splits of the keys).
+ * Grid: key/value heads × (batch · splits of the keys) × tiles of LEFT packed rows, the longest of all heads first: one
+ * that began last would run alone.
  * A workgroup keeps the sums of its rows in registers and walks over the keys they see, RIGHT at a time:
  *   scores = Q·Kᵀ, slices through the arena                    → registers, ROW_THREADS threads a row
  *   the largest score of each row, across its threads          → P, in the arena's place
@@ -100,11 +101,11 @@ fn weights_of(scores: vec4f, row_max: f32) -> vec4f {
 
 @compute @workgroup_size(THREADS)
 fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) tid: u32) {
-  let batch = group.z / u.splits;
-  let split = group.z % u.splits;
+  let batch = group.y / u.splits;
+  let split = group.y % u.splits;
   let lengths = uniform_lengths(tid, vec2u(q_lengths_of(batch, u.sq), kv_lengths_of(batch, u.skv)));
-  let tile = Tile(batch, group.y, lengths.x, lengths.y);
-  let first_row = (u.tiles - 1u - group.x) * LEFT;
+  let tile = Tile(batch, group.x, lengths.x, lengths.y);
+  let first_row = (u.tiles - 1u - group.z) * LEFT;
   let keys = keys_to_walk(tile, first_row, split);
 
   ${placeProducts()}

@@ -1,8 +1,8 @@
 /**
  * MLAAttentionDkv and MLADecodeDkv, B2, B3, B5-B7 of gradients/README.md, read by columns: keys are the rows.
  *
- * Grid: tiles of LEFT keys × key/value heads × batch. A workgroup keeps the sums of its keys in registers and walks
- * over the packed rows that see them, RIGHT at a time, always in the same order:
+ * Grid: key/value heads × batch × tiles of LEFT keys: under a causal mask the longest first. A workgroup keeps the sums
+ * of its keys in registers and walks over the packed rows that see them, RIGHT at a time, always in the same order:
  *   Sᵀ = K·Qᵀ, dPᵀ = V·dOutᵀ                     slices through the arena
  *   P = exp(S − lse)                             → W;  dV += Pᵀ·dOut, chunks of dOut
  *   dS = softmaxScale · P · (dP − delta)         → W;  dK += dSᵀ·Q, chunks of Q
@@ -92,10 +92,10 @@ fn probabilities(tile: Tile, m: u32, j: u32, is_all_seen: bool, scores: vec4f, l
 
 @compute @workgroup_size(THREADS)
 fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) tid: u32) {
-  let batch = group.z;
+  let batch = group.y;
   let lengths = uniform_lengths(tid, lengths_of(batch));
-  let tile = Tile(batch, group.y, lengths.x, lengths.y);
-  let first_key = group.x * LEFT;
+  let tile = Tile(batch, group.x, lengths.x, lengths.y);
+  let first_key = group.z * LEFT;
   let seeing = rows_of_keys(tile, first_key, LEFT);
 
   ${placeProducts()}

@@ -80,11 +80,11 @@ fn probabilities(tile: Tile, m: u32, j: u32, is_all_seen: bool, scores: vec4f, l
 
 @compute @workgroup_size(THREADS)
 fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) tid: u32) {
-  let batch = group.z / u.splits;
-  let split = group.z % u.splits;
+  let batch = group.y / u.splits;
+  let split = group.y % u.splits;
   let lengths = uniform_lengths(tid, lengths_of(batch));
-  let tile = Tile(batch, group.y, lengths.x, lengths.y);
-  let first_row = (u.tiles - 1u - group.x) * LEFT;
+  let tile = Tile(batch, group.x, lengths.x, lengths.y);
+  let first_row = (u.tiles - 1u - group.z) * LEFT;
   let keys = keys_to_walk(tile, first_row, split);
 
   ${placeProducts()}

@@ -173,7 +173,7 @@ export function planDkv(kernel: KernelName, problem: MlaProblem, device: Capabil
     // its tiles are of keys
     const keyTiles = Math.ceil(problem.skv / plan.tile.LEFT);
     const cut = { tiles: keyTiles, splits: 1 };
-    return { ...plan, cut, grid: [keyTiles, problem.hkv, problem.b], hasScales: lane === 'T2' };
+    return { ...plan, cut, grid: [problem.hkv, problem.b, keyTiles], hasScales: lane === 'T2' };
   });
 }
 
@@ -205,7 +205,7 @@ function planTiles(
       lane,
       tile: { LEFT, RIGHT, THREADS, CHUNK, SLICE, QUADS, bytes, registers },
       cut: { tiles, splits },
-      grid: [tiles, problem.hkv, problem.b * splits],
+      grid: [problem.hkv, problem.b * splits, tiles],
       passedOver,
       candidate: nameOf(tile),
       candidates,
