@@ -159,4 +159,18 @@ describe('lanes of webgpu', () => {
       expectTrue(message.includes(`${lane}: no tile fits this device (LEFT=`), message);
     }
   });
+
+  it('tiles go through the heads first, so that the longest walks of all begin first', () => {
+    const [grouped] = attentionCases.filter(({ name }) => name === 'grouped 257 on 385');
+    const problem = problemOf(grouped);
+    const { b, hkv } = problem;
+    const forward = planForward('MLAAttention', problem, device);
+    const { tiles, splits } = forward.cut;
+    expectTrue(tiles > 1, `${tiles} tiles`);
+    expectEqual(forward.grid, [hkv, b * splits, tiles]);
+    const dq = planDq('MLAAttentionDq', problem, device);
+    expectEqual(dq.grid, [hkv, b * dq.cut.splits, dq.cut.tiles]);
+    const dkv = planDkv('MLAAttentionDkv', problem, device);
+    expectEqual(dkv.grid, [hkv, b, dkv.cut.tiles]);
+  });
 });
