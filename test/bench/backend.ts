@@ -12,14 +12,25 @@ export interface ChosenBackend {
   renew: () => Promise<void>;
 }
 
-/** `stock`: tfjs's own GPU device instead of ours. Without a name: webgpu where there is a GPU, else wasm. */
-export async function chooseBackend(name: BackendName | undefined, stock: boolean): Promise<ChosenBackend> {
+export interface GpuOptions {
+  /** tfjs's own GPU device instead of ours */
+  stock: boolean;
+  /** false: our device without subgroup matrices, which most GPUs have none of */
+  matrices: boolean;
+}
+
+/** Without a name: webgpu where there is a GPU, else wasm. */
+export async function chooseBackend(
+  name: BackendName | undefined,
+  { stock, matrices }: GpuOptions,
+): Promise<ChosenBackend> {
   if (name === undefined || name === 'webgpu') {
     const { adapter, ...dawn } = await openDawn();
     if (adapter && (name || !adapter.isSoftware)) {
       await import('@tensorflow/tfjs-backend-webgpu');
       const { installDevice } = await import('../../src/webgpu.js');
-      const renew = stock ? renewStockDevice : installDevice;
+      const gpu = matrices ? navigator.gpu : withoutMatrices(navigator.gpu);
+      const renew = stock ? renewStockDevice : (): Promise<void> => installDevice({ gpu });
       await renew();
       return { device: adapter, renew };
     }
@@ -34,6 +45,23 @@ export async function chooseBackend(name: BackendName | undefined, stock: boolea
   await import('../../src/wasm.js');
   await tf.setBackend(name ?? 'wasm');
   return { device: { name: 'one CPU core', isSoftware: true }, renew };
+}
+
+function withoutMatrices(gpu: GPU): GPU {
+  const requestAdapter: GPU['requestAdapter'] = async (options) => {
+    const adapter = await gpu.requestAdapter(options);
+    if (!adapter) return null;
+    const features = new Set(adapter.features);
+    features.delete('chromium-experimental-subgroup-matrix');
+    return new Proxy(adapter, {
+      get(target, key): unknown {
+        if (key === 'features') return features;
+        const value: unknown = Reflect.get(target, key, target);
+        return typeof value === 'function' ? (value.bind(target) as unknown) : value;
+      },
+    });
+  };
+  return { requestAdapter } as GPU;
 }
 
 async function renewStockDevice(): Promise<void> {

@@ -34,12 +34,13 @@ interface Flags {
   peers: string[];
   kernels: string[];
   stock: boolean;
+  matrices: boolean;
   markdown?: string;
   json?: string;
 }
 
 const flags = readFlags();
-const { device, renew } = await chooseBackend(flags.backend, flags.stock);
+const { device, renew } = await chooseBackend(flags.backend, flags);
 setDefaultPrecision(flags.precision);
 const set = flags.shapes ?? defaultShapes();
 const programs = { onnx: onnxProgram(), torch: torchProgram() };
@@ -178,6 +179,7 @@ function readFlags(): Flags {
       ['attention', 'decode'],
     )
     .option('--stock', "keep tfjs's own GPU device instead of ours", false)
+    .option('--no-matrices', 'our GPU device without subgroup matrices, as most visitors have it')
     .option('--markdown <file>', 'also write the tables there')
     .option('--json <file>', 'also write the figures as JSON');
   return program.parse().opts<Flags>();
