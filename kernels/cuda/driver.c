@@ -22,10 +22,25 @@ typedef struct {
   _Alignas(64) uint64_t opaque[16];
 } CuTensorMap;
 
+typedef struct {
+  int id;
+  union {
+    int is_allowed;
+    uint64_t room[8];
+  } value;
+} CuLaunchAttribute;
+typedef struct {
+  unsigned grid[3], block[3], shared_bytes;
+  MlaStream stream;
+  CuLaunchAttribute *attributes;
+  unsigned attribute_count;
+} CuLaunchConfig;
+
 enum { STREAM_NON_BLOCKING = 1 };                                       /* CUstream_flags */
 enum { MAX_DYNAMIC_SHARED_BYTES = 8 };                                  /* CUfunction_attribute */
 enum { MULTIPROCESSORS = 16, CAPABILITY_MAJOR = 75, CAPABILITY_MINOR }; /* CUdevice_attribute */
 enum { MAP_FLOAT16 = 6, MAP_FLOAT32 = 7, MAP_BFLOAT16 = 9 };            /* CUtensorMapDataType */
+enum { PROGRAMMATIC_STREAM_SERIALIZATION = 6 };                         /* CUlaunchAttributeID */
 enum { NO_INTERLEAVE, ZERO_FILL = 0, L2_PROMOTION_128_BYTES = 2 };
 
 /* F(name, arguments): the names of the library, with the version's suffix where there is one */
@@ -48,10 +63,11 @@ enum { NO_INTERLEAVE, ZERO_FILL = 0, L2_PROMOTION_128_BYTES = 2 };
   F(cuFuncSetAttribute, (CuFunction, int, int))                                                                        \
   F(cuLaunchKernel, (CuFunction, unsigned, unsigned, unsigned, unsigned, unsigned, unsigned, unsigned, MlaStream,      \
                      void **, void **))
-/* Not in drivers older than CUDA 12, which know no Hopper. */
+/* For Hopper, which drivers older than CUDA 12 do not know. */
 #define CU_LATER_FUNCTIONS(F)                                                                                          \
   F(cuTensorMapEncodeTiled, (CuTensorMap *, int, uint32_t, void *, const uint64_t *, const uint64_t *,                 \
-                             const uint32_t *, const uint32_t *, int, int, int, int))
+                             const uint32_t *, const uint32_t *, int, int, int, int))                                 \
+  F(cuLaunchKernelEx, (const CuLaunchConfig *, CuFunction, void **, void **))
 
 static struct {
 #define CU_DECLARE(name, arguments) CuResult(*name) arguments;
@@ -245,6 +261,16 @@ static const char *run_launch(const MlaLaunch *launch, MlaStream stream) {
     parameters[1 + i] = &maps[i];
   }
   if (error) return error;
+  if (launch->is_early && cu.cuLaunchKernelEx) {
+    CuLaunchAttribute early = {.id = PROGRAMMATIC_STREAM_SERIALIZATION, .value.is_allowed = 1};
+    CuLaunchConfig config = {.grid = {launch->grid[0], launch->grid[1], launch->grid[2]},
+                             .block = {launch->threads, 1, 1},
+                             .shared_bytes = launch->shared_bytes,
+                             .stream = stream,
+                             .attributes = &early,
+                             .attribute_count = 1};
+    return failure(cu.cuLaunchKernelEx(&config, function, parameters, NULL), "cuLaunchKernelEx", launch->function);
+  }
   return failure(cu.cuLaunchKernel(function, launch->grid[0], launch->grid[1], launch->grid[2], launch->threads, 1, 1,
                                    launch->shared_bytes, stream, parameters, NULL),
                  "cuLaunchKernel", launch->function);

@@ -38,6 +38,7 @@ typedef struct {
   const char *module;   /* the stem of the .cu file with its folder, as in "sm80/mla_attention" */
   const char *function; /* the name of an extern "C" __global__ function in it */
   unsigned grid[3], threads, shared_bytes; /* shared_bytes: dynamic shared memory */
+  int is_early; /* may begin while the launch before it runs: the kernel itself waits where it needs what that writes */
   MlaArguments arguments;
   /* the kernel's parameters after the arguments: const __grid_constant__ CUtensorMap, in this order */
   int map_count;

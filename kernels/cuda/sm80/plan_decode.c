@@ -49,16 +49,16 @@ typedef struct {
 #define TILE(BLOCK_Q, STAGES) {BLOCK_Q, MLA_DECODE_SHARED(BLOCK_Q, STAGES), FUNCTIONS("mla_decode", "_" #BLOCK_Q)},
 static const Tile tiles[] = {MLA_DECODE_TILES(TILE)};
 
-void mla_plan_merge(const MlaArguments *arguments, MlaPlan *plan) {
+MlaLaunch *mla_plan_merge(const MlaArguments *arguments, MlaPlan *plan) {
   const MlaParams *p = &arguments->params;
   static const char *const functions[] = {
       [MLA_FLOAT32] = "mla_merge_f32", [MLA_FLOAT16] = "mla_merge_f16", [MLA_BFLOAT16] = "mla_merge_bf16"};
-  const int warps = ceil_div(arguments->splits, MLA_MERGE_BATCH);
   MlaLaunch *launch = mla_launch(plan, "sm80/mla_merge", functions[p->type], arguments);
+  const int groups = ceil_div(arguments->splits, MLA_MERGE_BATCH);
   launch->grid[0] = (unsigned)(p->sq * p->hq);
-  launch->grid[1] = (unsigned)(p->dv / MLA_MERGE_COLUMNS);
-  launch->grid[2] = (unsigned)p->batch;
-  launch->threads = 32 * (unsigned)(warps < MLA_MERGE_MOST_WARPS ? warps : MLA_MERGE_MOST_WARPS);
+  launch->grid[1] = (unsigned)p->batch;
+  launch->threads = MLA_MERGE_GROUP * (unsigned)(groups < MLA_MERGE_MOST_GROUPS ? groups : MLA_MERGE_MOST_GROUPS);
+  return launch;
 }
 
 static int plan_forward(const MlaDevice *device, const MlaParams *p, void *workspace, MlaPlan *plan) {

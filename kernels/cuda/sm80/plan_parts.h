@@ -33,8 +33,8 @@ typedef struct {
 } MlaSplitCosts;
 int mla_splits(const MlaDevice *device, int64_t blocks, int tiles, MlaSplitCosts costs);
 
-/* Adds the merge of a decode's splits, whose partial results are in the workspace. */
-void mla_plan_merge(const MlaArguments *arguments, MlaPlan *plan);
+/* Adds the merge of a decode's splits, whose partial results are in the workspace, and returns it. */
+MlaLaunch *mla_plan_merge(const MlaArguments *arguments, MlaPlan *plan);
 
 MlaFamily mla_plan_sm80_attention, mla_plan_sm80_backward, mla_plan_sm80_decode;
 

@@ -49,6 +49,11 @@ __device__ inline void named_arrive(int number, int threads) {
   asm volatile("bar.arrive %0, %1;" ::"r"(number), "r"(threads) : "memory");
 }
 
+/* A launch that is_early (../plan.h) may begin once all blocks of the one before have called the first or ended; what that
+   one writes is there after the second. */
+__device__ inline void start_dependents() { asm volatile("griddepcontrol.launch_dependents;"); }
+__device__ inline void wait_for_previous() { asm volatile("griddepcontrol.wait;" ::: "memory"); }
+
 /* The registers of each thread of a warpgroup from here on; the first gives some back, the second waits for them. There
    are no more than at the launch: 3 x 168 of three warpgroups are 24 + 2 x 240. */
 template <int REGISTERS>
