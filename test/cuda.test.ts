@@ -95,6 +95,19 @@ describe('cuda', () => {
     });
   }
 
+  it("decode of 16-bit tensors: the device's own kernel for any number of heads, and its own merge", () => {
+    const modules = (device: string, hq: number) => {
+      const text = planOnGpu(
+        `${device} 0 1 ${types.bfloat16} 1 ${hq} 1 1 4096 512 64 512 ${1 << 29} 0 0 0 0 0`,
+      );
+      return (JSON.parse(text) as Plan).launches.map(({ module }) => module);
+    };
+    for (const hq of [1, 16, 96, 128]) {
+      expectEqual(modules('90 132', hq), ['sm90/mla_decode', 'sm90/mla_merge'], `${hq} heads`);
+      expectEqual(modules('80 108', hq), ['sm80/mla_decode', 'sm80/mla_merge'], `${hq} heads`);
+    }
+  });
+
   describe('harness', () => {
     const nvcc = findNvcc();
     if (!nvcc) {

@@ -1,185 +1,241 @@
-/* MLADecode, steps F1 to F4 of gradients/README.md, on sm_90: queries of 64 heads at one position against a part of the
-   cache, which is key and value in one. The heads are the rows of the products, so that a tile of the cache is read once
-   for all of them.
+/* MLADecode, steps F1 to F4 of gradients/README.md, on sm_90: 64 rows of queries against a part of the cache, which is key
+   and value in one. The rows are heads of one position, or all heads of some positions, so that a tile of the cache is read
+   once for all of them.
 
-   Of a tile of BLOCK_K keys, each of two consumers makes the scores of one half of the keys, and adds the values of all
-   keys in one half of the columns; largest scores and weights go from one to the other through shared memory. A producer
-   lets TMA fetch the next tile meanwhile.
-   grid: (64 heads of a position, splits, batch). With splits the normalised sums go to partial_out
-   [batch][splits][sq * hq][dv], in the tensors' type, and their lse to partial_lse [batch][splits][sq * hq], for
-   sm80/mla_merge. */
+   Of the tiles, one of two consumers owns the even ones, the other the odd ones. The owner makes a tile's scores and
+   weights. Both add its values, each in one half of the columns: the owner with the weights in its registers, the other with
+   those that the owner leaves in place of the tile's rope part. So one finds weights while the other multiplies. A producer
+   lets TMA fill what is free of a tile, panel by panel.
+   grid: (blocks of rows, splits, batch). With splits the normalised sums go to partial_out [batch][splits][sq * hq][dv], in
+   the tensors' type, and their lse to partial_lse [batch][splits][sq * hq], for mla_merge. */
 #include "../plan.h"
 #include "softmax.cuh"
 #include "tile.cuh"
 
 template <typename T>
 struct Decode {
-  static constexpr int DN = 512, DR = 64, HEADS = WARPGROUP_ROWS, BLOCK_K = 64, STAGES = 2, CONSUMERS = 2;
+  static constexpr int DN = 512, DR = 64, ROWS = WARPGROUP_ROWS, BLOCK_K = 64, CONSUMERS = 2;
   static constexpr int CONSUMER_THREADS = WARPGROUP * CONSUMERS;
   static constexpr int THREADS = WARPGROUP + CONSUMER_THREADS;
-  static constexpr int KEYS = BLOCK_K / CONSUMERS, COLUMNS = DN / CONSUMERS; /* of a consumer */
-  enum NamedBarrier { CLEARED = 1, LARGEST_WRITTEN, WEIGHTS_WRITTEN, SUMS_WRITTEN };
+  static constexpr int COLUMNS = DN / CONSUMERS;                         /* of a consumer */
+  static constexpr int HALF = COLUMNS / PANEL, ROPE = DN / PANEL, PANELS = ROPE + 1; /* the last panel is the rope part */
+  static constexpr float SLACK = 8; /* weights may be up to 2^SLACK, so that sums are seldom multiplied */
+  enum NamedBarrier { SCORES_MADE = 1, WEIGHTS_WRITTEN = SCORES_MADE + CONSUMERS, SUMS_WRITTEN = WEIGHTS_WRITTEN + CONSUMERS };
+
+  using Panels = Tile<T, BLOCK_K, DN + DR>;
+  static_assert(DR == PANEL && ROWS == BLOCK_K, "the weights of a tile take the place of its rope part");
 
   struct Shared {
-    Tile<T, HEADS, DN + DR> q;
-    Tile<T, BLOCK_K, DN + DR> keys[STAGES];
-    Tile<T, HEADS, BLOCK_K> weights;
-    float of_rows[CONSUMERS][HEADS]; /* the largest scores of a tile; at the end the sums of weights */
-    Barrier q_full, full[STAGES], empty[STAGES];
+    Panels q, keys[CONSUMERS];         /* the tile that a consumer owns */
+    float references[CONSUMERS][ROWS]; /* the scores that its weights refer to */
+    float sums[CONSUMERS][ROWS];       /* of the weights that a consumer has made */
+    Barrier q_full[PANELS], full[CONSUMERS][PANELS], half_empty[CONSUMERS][CONSUMERS];
   };
 
-  /* What the block walks: the tiles of this split, of those that its position sees. */
+  /* Rows that are neighbours when packed as position * hq + head, and the tiles of this split, of those that any of them
+     sees. */
   struct Walk {
-    int batch, first_head, position;
+    int batch, hq, first_position, positions, first_head, rows;
     Visibility visibility;
-    Range seen;
     int first_tile, tiles;
 
-    __device__ explicit Walk(const MlaArguments &a)
-        : batch(blockIdx.z),
-          first_head(blockIdx.x * HEADS % a.params.hq),
-          position(blockIdx.x * HEADS / a.params.hq),
-          visibility(a.params, batch),
-          seen(visibility.keys_of(position)) {
-      bool is_any = seen.lo < seen.hi;
-      int first = seen.lo / BLOCK_K, all = is_any ? (seen.hi + BLOCK_K - 1) / BLOCK_K - first : 0;
+    __device__ explicit Walk(const MlaArguments &a) : batch(blockIdx.z), hq(a.params.hq), visibility(a.params, batch) {
+      int blocks_of_heads = (hq + ROWS - 1) / ROWS, most_positions = max(ROWS / hq, 1);
+      first_head = blockIdx.x % blocks_of_heads * ROWS;
+      first_position = blockIdx.x / blocks_of_heads * most_positions;
+      positions = min(most_positions, a.params.sq - first_position);
+      rows = min(ROWS, positions * hq - first_head);
+      Range seen = visibility.keys_of_any(first_position, positions);
+      int first = seen.lo / BLOCK_K, all = seen.lo < seen.hi ? (seen.hi + BLOCK_K - 1) / BLOCK_K - first : 0;
       int each = (all + a.splits - 1) / a.splits;
       first_tile = first + min(all, each * static_cast<int>(blockIdx.y));
       tiles = min(first + all - first_tile, each);
     }
     __device__ int key(int n) const { return (first_tile + n) * BLOCK_K; }
+    __device__ int position(int row) const { return first_position + (first_head + row) / hq; }
+    __device__ int head(int row) const { return (first_head + row) % hq; }
+    __device__ Range seen_by(int row) const { return visibility.keys_of(position(row)); }
   };
 
   const MlaArguments &a;
-  RowsMap q, q_rope, k, k_rope; /* heads are the rows of q's boxes */
+  RowsMap q, q_rope, k, k_rope; /* heads and positions are the rows of q's boxes */
   Shared &shared;
 
   __device__ void init_barriers() {
-    shared.q_full.init(1);
-    for (int stage = 0; stage < STAGES; stage++) {
-      shared.full[stage].init(1);
-      shared.empty[stage].init(CONSUMER_THREADS / 32);
+    for (Barrier &full : shared.q_full) full.init(1);
+    for (int owner = 0; owner < CONSUMERS; owner++) {
+      for (Barrier &full : shared.full[owner]) full.init(1);
+      for (Barrier &half : shared.half_empty[owner]) half.init(WARPGROUP / 32);
     }
     publish_barriers();
   }
 
+  /* A tile's panels in the order in which they become free, the owner's half first. */
+  static __device__ int panel_in_order(int i, int owner) { return i == ROPE ? ROPE : (i + owner * HALF) % ROPE; }
+
   __device__ void produce(const Walk &walk) {
-    Stage<STAGES> stage;
-    if (walk.tiles > 0) {
-      shared.q_full.arrive_and_expect(sizeof shared.q);
-      copy_tile(shared.q, q, q_rope, DN, walk.first_head, walk.position, walk.batch, shared.q_full);
-    }
+    const MlaParams &p = a.params;
+    int box_rows = p.hq < ROWS ? ROWS / p.hq * p.hq : ROWS;
     for (int n = 0; n < walk.tiles; n++) {
-      Barrier &full = shared.full[stage.index];
-      shared.empty[stage.index].wait(stage.parity ^ 1);
-      full.arrive_and_expect(sizeof shared.keys[0]);
-      copy_tile(shared.keys[stage.index], k, k_rope, DN, walk.key(n), 0, walk.batch, full);
-      stage.advance();
+      int owner = n % CONSUMERS, round = n / CONSUMERS;
+#pragma unroll
+      for (int i = 0; i < PANELS; i++) {
+        int panel = panel_in_order(i, owner), column = panel % ROPE * PANEL;
+        Panels &keys = shared.keys[owner];
+        Barrier &full = shared.full[owner][panel];
+        if (i < ROPE && i % HALF == 0) shared.half_empty[owner][panel / HALF].wait(round % 2 ^ 1);
+        if (n == 0) {
+          shared.q_full[panel].arrive_and_expect(box_rows * sizeof shared.q.panels[0][0]);
+          copy_box(shared.q.panels[panel], i < ROPE ? q.map : q_rope.map, column, walk.first_head, walk.first_position,
+                   (i < ROPE ? p.q : p.q_rope).batch ? walk.batch : 0, shared.q_full[panel]);
+        }
+        full.arrive_and_expect(sizeof keys.panels[0]);
+        copy_box(keys.panels[panel], i < ROPE ? k.map : k_rope.map, column, walk.key(n), 0,
+                 (i < ROPE ? p.k : p.k_rope).batch ? walk.batch : 0, full);
+      }
     }
   }
 
-  /* Clears the keys past the length in a tile, of which sums would take 0 times whatever is there. */
-  __device__ void clear_past_length(Tile<T, BLOCK_K, DN + DR> &keys, int row) {
-    keys.clear_from(row, threadIdx.x - WARPGROUP, CONSUMER_THREADS);
-    publish_shared_memory();
-    named_sync(CLEARED, CONSUMER_THREADS);
-  }
-
-  /* Begins scores = Q · (this consumer's keys)^T. */
-  __device__ void begin_scores(float (&scores)[KEYS / 2], const Tile<T, BLOCK_K, DN + DR> &keys, int consumer) {
-    uint64_t left = shared.q.by_rows(0), right = keys.by_rows(consumer * KEYS);
+  /* Begins scores += Q · K^T, or = from panel 0 on, in the panels [FROM, TO) of the consumer's nth tile as they come. */
+  template <int FROM, int TO>
+  __device__ void begin_scores(float (&scores)[BLOCK_K / 2], int n, int consumer) {
     begin_products();
 #pragma unroll
-    for (int column = 0; column < DN + DR; column += 16)
-      multiply<false>(scores, shared.q.at_column(left, column), keys.at_column(right, column), column > 0, T());
-    commit_products();
-  }
-  /* Begins sums += weights · (this consumer's columns of the keys). */
-  __device__ void begin_values(float (&sums)[COLUMNS / 2], const Tile<T, BLOCK_K, DN + DR> &keys, int consumer) {
-    uint64_t left = shared.weights.by_rows(0);
-    uint64_t right = further(keys.by_columns(), consumer * (COLUMNS / PANEL) * sizeof keys.panels[0]);
-    begin_products();
+    for (int i = FROM; i < TO; i++) {
+      int panel = panel_in_order(i, consumer);
+      shared.q_full[panel].wait(0);
+      shared.full[consumer][panel].wait(n / CONSUMERS % 2);
+      uint64_t left = matrix_by_rows(shared_address(shared.q.panels[panel]));
+      uint64_t right = matrix_by_rows(shared_address(shared.keys[consumer].panels[panel]));
 #pragma unroll
-    for (int key = 0; key < BLOCK_K; key += 16)
-      multiply<true>(sums, shared.weights.at_column(left, key), keys.at_row(right, key), true, T());
+      for (int column = 0; column < PANEL; column += 16)
+        multiply<false>(scores, further(left, column * sizeof(T)), further(right, column * sizeof(T)), i + column > 0, T());
+    }
     commit_products();
   }
 
-  /* The larger of both consumers' largest scores. */
-  __device__ void exchange_largest(float (&largest)[2], int consumer) {
+  static __device__ void scale(float (&sums)[COLUMNS / 2], const float (&factor)[2]) {
+    if (!__any_sync(~0u, factor[0] != 1 || factor[1] != 1)) return;
+#pragma unroll
+    for (int i = 0; i < COLUMNS / 2; i++) sums[i] *= factor[i / 2 % 2];
+  }
+  /* Where products find the consumer's columns of a tile. */
+  __device__ uint64_t values(int owner, int consumer) const {
+    return further(shared.keys[owner].by_columns(), consumer * HALF * sizeof shared.q.panels[0]);
+  }
+  /* Makes weights of the consumer's nth tile, leaves them to the other consumer, and adds its values. */
+  __device__ void weigh_and_add(float (&scores)[BLOCK_K / 2], float (&sums)[COLUMNS / 2], OnlineSoftmax &softmax,
+                                const Walk &walk, int n, int consumer) {
+    unsigned weights[BLOCK_K / 16][4];
+    float factor[2];
+    Panels &keys = shared.keys[consumer];
+    int row = row_of_thread(), key = walk.key(n), past_length = walk.visibility.kv_length - key;
+    if (!walk.visibility.is_whole(walk.first_position, walk.positions, key, BLOCK_K)) {
+      Range seen[2] = {walk.seen_by(row), walk.seen_by(row + 8)};
+      hide_unseen(scores, seen, key);
+    }
+    float largest[2], slack = SLACK / softmax.scale;
+    softmax.find_largest(scores, largest);
+#pragma unroll
     for (int i = 0; i < 2; i++) {
       largest[i] = row_max(largest[i]);
-      if (threadIdx.x % 4 == 0) shared.of_rows[consumer][row_of_thread() + 8 * i] = largest[i];
+      if (!(largest[i] - softmax.largest[i] > slack)) largest[i] = softmax.largest[i];
     }
-    named_sync(LARGEST_WRITTEN, CONSUMER_THREADS);
-    for (int i = 0; i < 2; i++) largest[i] = fmaxf(largest[i], shared.of_rows[consumer ^ 1][row_of_thread() + 8 * i]);
-  }
-  /* Chunks of 16 bytes change places with the row's number, as TMA would write them. */
-  __device__ void write_weights(const float (&scores)[KEYS / 2], int consumer) {
+    softmax.weigh(scores, largest, factor);
+    pack_left(weights, scores, T());
+    named_sync(SCORES_MADE + consumer, WARPGROUP); /* nobody reads the rope part any more */
+    if (past_length < BLOCK_K) {
+      keys.clear_from(past_length, threadIdx.x % WARPGROUP, WARPGROUP);
+      named_sync(SCORES_MADE + consumer, WARPGROUP);
+    }
 #pragma unroll
-    for (int n = 0; n < KEYS / 8; n++)
+    for (int i = 0; i < 2; i++) {
+      /* chunks of 16 bytes change places with the row's number, as TMA would write them */
 #pragma unroll
-      for (int i = 0; i < 2; i++) {
-        int row = row_of_thread() + 8 * i, chunk = (consumer * (KEYS / 8) + n) ^ (row % 8);
-        *reinterpret_cast<unsigned *>(&shared.weights.panels[0][row][chunk * 8 + threadIdx.x % 4 * 2]) =
-            pack(scores[4 * n + 2 * i], scores[4 * n + 2 * i + 1], T());
-      }
+      for (int chunk = 0; chunk < BLOCK_K / 8; chunk++)
+        *reinterpret_cast<unsigned *>(&keys.panels[ROPE][row + 8 * i][(chunk ^ row % 8) * 8 + threadIdx.x % 4 * 2]) =
+            weights[chunk / 2][chunk % 2 * 2 + i];
+      if (threadIdx.x % 4 == 0) shared.references[consumer][row + 8 * i] = largest[i];
+    }
     publish_shared_memory();
-    named_sync(WEIGHTS_WRITTEN, CONSUMER_THREADS);
+    named_arrive(WEIGHTS_WRITTEN + consumer, CONSUMER_THREADS);
+
+    scale(sums, factor);
+    uint64_t right = values(consumer, consumer);
+    begin_products();
+#pragma unroll
+    for (int i = 0; i < BLOCK_K / 16; i++) multiply<true>(sums, weights[i], Panels::at_row(right, i * 16), T());
+    commit_products();
+    wait_for_products<0>(sums);
+    leave(shared.half_empty[consumer][consumer]);
+  }
+
+  /* Begins to add the values of the other's tile, once there are its weights. */
+  __device__ void begin_others(float (&sums)[COLUMNS / 2], OnlineSoftmax &softmax, int consumer) {
+    int other = consumer ^ 1, row = row_of_thread();
+    named_sync(WEIGHTS_WRITTEN + other, CONSUMER_THREADS);
+    float references[2] = {shared.references[other][row], shared.references[other][row + 8]}, factor[2];
+    softmax.refer_to(references, factor);
+    scale(sums, factor);
+    uint64_t left = matrix_by_rows(shared_address(shared.keys[other].panels[ROPE])), right = values(other, consumer);
+    begin_products();
+#pragma unroll
+    for (int i = 0; i < BLOCK_K; i += 16)
+      multiply<true>(sums, further(left, i * sizeof(T)), Panels::at_row(right, i), true, T());
+    commit_products();
   }
 
   __device__ void write(const Walk &walk, int consumer, const float (&sums)[COLUMNS / 2], const OnlineSoftmax &softmax) {
     const MlaParams &p = a.params;
+#pragma unroll
     for (int i = 0; i < 2; i++) {
       float own = softmax.whole_sum(i);
-      if (threadIdx.x % 4 == 0) shared.of_rows[consumer][row_of_thread() + 8 * i] = own;
+      if (threadIdx.x % 4 == 0) shared.sums[consumer][row_of_thread() + 8 * i] = own;
     }
     named_sync(SUMS_WRITTEN, CONSUMER_THREADS);
 #pragma unroll
     for (int i = 0; i < 2; i++) {
-      int row = row_of_thread() + 8 * i, head = walk.first_head + row;
-      float sum = shared.of_rows[0][row] + shared.of_rows[1][row], lse = softmax.lse(i, sum);
-      T *out = row_of<T>(p.out, walk.batch, walk.position, head);
-      float *lse_place = p.lse + (static_cast<int64_t>(walk.batch) * p.hq + head) * p.sq + walk.position;
+      int row = row_of_thread() + 8 * i, head = walk.head(row), position = walk.position(row);
+      bool is_there = row < walk.rows;
+      float sum = shared.sums[0][row] + shared.sums[1][row];
+      T *out = row_of<T>(p.out, walk.batch, position, head);
+      float *lse = p.lse + (static_cast<int64_t>(walk.batch) * p.hq + head) * p.sq + position;
       if (a.splits > 1) {
-        int64_t place = (static_cast<int64_t>(walk.batch) * a.splits + blockIdx.y) * p.sq * p.hq + blockIdx.x * HEADS + row;
+        int64_t place = ((static_cast<int64_t>(walk.batch) * a.splits + blockIdx.y) * p.sq + position) * p.hq + head;
         out = static_cast<T *>(a.partial_out) + place * DN;
-        lse_place = a.partial_lse + place;
+        lse = a.partial_lse + place;
       }
-      write_row(out + consumer * COLUMNS, sums, i, COLUMNS, sum > 0 ? 1 / sum : 0, sum > 0);
-      if (consumer == 0 && threadIdx.x % 4 == 0) *lse_place = lse;
+      write_row(is_there ? out + consumer * COLUMNS : nullptr, sums, i, COLUMNS, sum > 0 ? 1 / sum : 0, sum > 0);
+      if (is_there && consumer == 0 && threadIdx.x % 4 == 0) *lse = softmax.lse(i, sum);
     }
   }
 
   __device__ void consume(const Walk &walk, int consumer) {
-    const MlaParams &p = a.params;
-    Range seen[2] = {walk.seen, walk.seen};
-    OnlineSoftmax softmax(p.softmax_scale);
-    Stage<STAGES> stage;
-    float scores[KEYS / 2], sums[COLUMNS / 2], factor[2];
+    OnlineSoftmax softmax(a.params.softmax_scale);
+    float scores[BLOCK_K / 2], sums[COLUMNS / 2];
 #pragma unroll
     for (int i = 0; i < COLUMNS / 2; i++) sums[i] = 0;
-    if (walk.tiles > 0) shared.q_full.wait(0);
-    for (int n = 0; n < walk.tiles; n++) {
-      Tile<T, BLOCK_K, DN + DR> &keys = shared.keys[stage.index];
-      int key = walk.key(n), past_length = walk.visibility.kv_length - key;
-      shared.full[stage.index].wait(stage.parity);
-      if (past_length < BLOCK_K) clear_past_length(keys, past_length);
-      begin_scores(scores, keys, consumer);
+    if (consumer == 0 && walk.tiles > 0) {
+      begin_scores<0, PANELS>(scores, 0, consumer);
       wait_for_products<0>(scores);
-      if (key < walk.seen.lo || key + BLOCK_K > walk.seen.hi) hide_unseen(scores, seen, key + consumer * KEYS);
-      float largest[2];
-      softmax.find_largest(scores, largest);
-      exchange_largest(largest, consumer);
-      softmax.weigh(scores, largest, factor);
-#pragma unroll
-      for (int i = 0; i < COLUMNS / 2; i++) sums[i] *= factor[i / 2 % 2];
-      write_weights(scores, consumer);
-      begin_values(sums, keys, consumer);
-      wait_for_products<0>(sums);
-      leave(shared.empty[stage.index]);
-      stage.advance();
+      weigh_and_add(scores, sums, softmax, walk, 0, consumer);
     }
+    /* its other tiles, before each of them one of the other consumer's */
+    int n = CONSUMERS - consumer;
+    for (; n < walk.tiles; n += CONSUMERS) {
+      begin_scores<0, HALF>(scores, n, consumer);
+      begin_others(sums, softmax, consumer);
+      begin_scores<HALF, PANELS>(scores, n, consumer);
+      wait_for_products<1>(sums);
+      leave(shared.half_empty[consumer ^ 1][consumer]);
+      wait_for_products<0>(scores);
+      weigh_and_add(scores, sums, softmax, walk, n, consumer);
+    }
+    if (n - 1 < walk.tiles) {
+      begin_others(sums, softmax, consumer);
+      wait_for_products<0>(sums);
+    }
+    start_dependents();
     write(walk, consumer, sums, softmax);
   }
 

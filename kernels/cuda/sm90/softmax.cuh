@@ -37,7 +37,7 @@ __device__ inline void hide_unseen(float (&scores)[COUNT], const Range (&seen)[2
 /* The softmax of two rows while their keys come tile by tile. */
 struct OnlineSoftmax {
   float scale;           /* of the scores, in the unit of exp2 */
-  float largest[2];      /* score so far, without the scale */
+  float largest[2];      /* score so far, without the scale: what weights refer to */
   float sum[2] = {0, 0}; /* of this thread's columns */
 
   __device__ explicit OnlineSoftmax(float softmax_scale)
@@ -54,16 +54,23 @@ struct OnlineSoftmax {
     }
   }
 
-  /* Makes weights of a tile's scores; `most` are the largest of the rows. What was summed under the weights so far is to
-     be multiplied by factor[i]. */
-  template <int COUNT>
-  __device__ void weigh(float (&scores)[COUNT], const float (&most)[2], float (&factor)[2]) {
+  /* From here on weights refer to these scores. What was summed under the weights so far is to be multiplied by
+     factor[i]. */
+  __device__ void refer_to(const float (&most)[2], float (&factor)[2]) {
 #pragma unroll
     for (int i = 0; i < 2; i++) {
-      float reference = most[i] == -INFINITY ? 0 : most[i] * scale;
-      factor[i] = exp2_fast(largest[i] * scale - reference);
+      factor[i] = most[i] == largest[i] ? 1 : exp2_fast(largest[i] * scale - most[i] * scale);
       largest[i] = most[i];
-      float added = 0;
+      sum[i] *= factor[i];
+    }
+  }
+  /* Makes weights of a tile's scores that refer to `most`. */
+  template <int COUNT>
+  __device__ void weigh(float (&scores)[COUNT], const float (&most)[2], float (&factor)[2]) {
+    refer_to(most, factor);
+#pragma unroll
+    for (int i = 0; i < 2; i++) {
+      float reference = most[i] == -INFINITY ? 0 : most[i] * scale, added = 0;
 #pragma unroll
       for (int n = 0; n < COUNT; n += 4)
 #pragma unroll
@@ -72,7 +79,7 @@ struct OnlineSoftmax {
           scores[n + 2 * i + j] = weight;
           added += weight;
         }
-      sum[i] = sum[i] * factor[i] + added;
+      sum[i] += added;
     }
   }
   template <int COUNT>
