@@ -15,6 +15,7 @@ const h200: CudaReport = {
   images: 13,
 };
 const a100: CudaReport = { ...h200, device: 'NVIDIA A100', capability: 80, multiprocessors: 108 };
+const a10: CudaReport = { ...h200, device: 'NVIDIA A10', capability: 86, multiprocessors: 72 };
 const t4: CudaReport = { ...h200, device: 'Tesla T4', capability: 75, multiprocessors: 40 };
 const host: NativeReport = { tensorflow: '2.21.0', instructions: 'avx2', threads: 2 };
 
@@ -72,6 +73,23 @@ describe('gpuPlans', () => {
     expectEqual(hopper, { candidate: 'sm_90a', reason: 'not for compute capability 8.0' });
   });
 
+  it('multiply floats on tensor cores where three products of TF32 are faster than one of floats', () => {
+    for (const kernel of ['MLAAttention', 'MLAAttentionDq', 'MLAAttentionDkv'] as const) {
+      for (const [precision, type] of [
+        ['float32', '_f32_'],
+        ['tf32', '_tf32_'],
+      ] as const) {
+        for (const cuda of [h200, a100]) {
+          const { lane, cacheKey } = plan(kernel, shared, precision, cuda);
+          expectEqual(lane, 'sm_80', `${kernel} in ${precision} on ${cuda.device}`);
+          expectTrue(cacheKey.includes(type), `expected a kernel of ${type}, got ${cacheKey}`);
+        }
+        expectEqual(plan(kernel, shared, precision, a10).lane, 'general');
+        expectEqual(plan(kernel, odd, precision, h200).lane, 'general');
+      }
+    }
+  });
+
   it('say what the products are computed in, and what of that was not asked for', () => {
     const computed = (kernel: KernelName, shapes: typeof sizes, precision: Precision) => {
       const { computePrecision, passedOver } = plan(kernel, shapes, precision, h200);
@@ -81,7 +99,7 @@ describe('gpuPlans', () => {
     const all = ['float32', 'tf32', 'float16', 'bfloat16', 'auto'] as const;
     expectEqual(
       all.map((precision) => computed('MLAAttention', sizes, precision)),
-      ['float32', 'float32 for tf32', 'float16', 'bfloat16', 'bfloat16'],
+      ['float32', 'tf32', 'float16', 'bfloat16', 'bfloat16'],
     );
     const wide = [
       'float32',

@@ -52,6 +52,7 @@ const std::vector<Case> &all_cases() {
       {.name = "192/128 one tensor for all columns of k", .sq = 129, .dn = 192, .dr = 0, .right = 0},
       {.name = "192/128 full", .batch = 2, .hq = 3, .sq = 130, .skv = 100, .layout = bhsd},
       {.name = "192/128 many tiles", .sq = 515, .skv = 700, .right = 0},
+      {.name = "192/128 many blocks", .batch = 4, .hq = 16, .sq = 820, .skv = 330, .numbers = TENSORS | AS_TF32},
       {.name = "192/128 one row", .hq = 3, .sq = 1, .skv = 300},
       {.name = "192/128 whole tiles", .batch = 2, .sq = 256, .right = 0, .numbers = TENSORS},
       {.name = "128/128 causal", .sq = 150, .dn = 128, .dr = 0, .dv = 128, .right = 0},
@@ -133,6 +134,9 @@ const std::vector<Case> &all_cases() {
       {.name = "192/128 dOut of 1e-3", .sq = 129, .right = 0, .numbers = FLOAT16, .d_out_scale = 1e-3f},
       {.name = "192/128 dOut of 1e3", .sq = 129, .right = 0, .numbers = ALL_NUMBERS & ~FLOAT16, .d_out_scale = 1e3f},
       {.name = "192/128 dOut of 1e2", .sq = 129, .right = 0, .numbers = FLOAT16, .d_out_scale = 1e2f},
+      // sums that only grow: what is cut off from each step adds up
+      {.name = "192/128 values about 2", .sq = 40, .skv = 4096, .numbers = FLOAT32 | AS_TF32, .v_mean = 2},
+      {.name = "192/128 dOut about 2", .sq = 4096, .skv = 40, .numbers = FLOAT32 | AS_TF32, .d_out_mean = 2},
       {.name = "192/128 dLse", .sq = 129, .right = 0, .has_d_lse = true},
 
       // decode over the compressed cache

@@ -54,7 +54,7 @@ struct Case {
   int pad = 0; // elements between rows
   float softmax_scale = NAN_SCALE; // NAN_SCALE: 1/sqrt(dn + dr), or 1/sqrt(192) in decode
   Inputs inputs = Inputs::normal;
-  float d_out_scale = 1;
+  float d_out_scale = 1, d_out_mean = 0, v_mean = 0;
   bool has_d_lse = false;
   bool is_timed = false;
 

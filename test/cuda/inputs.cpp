@@ -76,6 +76,8 @@ Problem make_problem(const Case &c, MlaType type) {
   if (c.inputs == Inputs::sink) make_sink(p);
   for (Values *values : {&p.d_out, &p.d_lse})
     for (float &value : values->data) value *= c.d_out_scale;
+  for (float &value : p.v.data) value += c.v_mean;
+  for (float &value : p.d_out.data) value += c.d_out_mean;
   for (Values *values : {&p.q, &p.k, &p.k_rope, &p.v, &p.d_out}) round_all(*values, type);
   return p;
 }

@@ -2,112 +2,109 @@
 
    Two warps own 32 rows, and walk over tiles of columns. Each makes the scores of the 32 rows with its half of the tile's
    columns, and owns every other 16 columns of the result's rows: so a fragment from shared memory, whose bandwidth is what
-   bounds these kernels, serves 32 rows everywhere. What the one has made the other gets through shared memory. */
+   bounds these kernels, serves 32 rows everywhere. What the one has made the other gets through shared memory. Floats, which
+   take twice the registers, have pairs of 16 rows. */
 #pragma once
 
 #include "../plan.h"
 #include "../visibility.cuh"
+#include "products.cuh"
+#include "results.cuh"
 #include "softmax.cuh"
-#include "tile.cuh"
 
-constexpr int PAIR_ROWS = 32;
+template <typename T>
+constexpr int row_tiles = is_float<T> ? 1 : 2; /* of 16 rows */
 
+template <typename T>
 struct Pair {
+  static constexpr int ROWS = row_tiles<T> * 16;
   int number, side; /* side 0 or 1 is this warp's */
 
   __device__ Pair() : number(threadIdx.x / 64), side(threadIdx.x / 32 % 2) {}
-  __device__ int row() const { return number * PAIR_ROWS; }
+  __device__ int row() const { return number * ROWS; }
   /* The first column of the warp's, and that of its groups of eight. */
   __device__ int column() const { return side * 16; }
   __device__ int column_of(int group) const { return group / 2 * 32 + column() + group % 2 * 8; }
   __device__ void sync() const { asm volatile("bar.sync %0, 64;" ::"r"(number + 1) : "memory"); }
 };
 
-/* sums += left[row, row + 32) · right[first, first + 8 · GROUPS)ᵀ, over all their columns. */
-template <typename T, int LEFT_ROWS, int RIGHT_ROWS, int COLUMNS, int GROUPS>
-__device__ inline void multiply_rows(float (&sums)[2][GROUPS][4], const Tile<T, LEFT_ROWS, COLUMNS> &left, int row,
-                                     const Tile<T, RIGHT_ROWS, COLUMNS> &right, int first) {
-  const Blocks<COLUMNS> left_blocks = left.blocks(row), right_blocks = right.right_blocks(first);
-#pragma unroll
-  for (int column = 0; column < COLUMNS; column += 16) {
-    unsigned a[2][4];
-#pragma unroll
-    for (int r = 0; r < 2; r++) load_matrices(a[r], left_blocks.at(r * 16, column));
-#pragma unroll
-    for (int group = 0; group < GROUPS; group += 2) {
-      unsigned b[4];
-      load_matrices(b, right_blocks.at(group * 8, column));
-#pragma unroll
-      for (int r = 0; r < 2; r++) {
-        multiply(sums[r][group], a[r], b[0], b[1], T());
-        multiply(sums[r][group + 1], a[r], b[2], b[3], T());
-      }
-    }
-  }
-}
-
-/* sums += left · right, which is every other 16 columns of the 16 rows from `row` on. */
-template <typename T, int COLUMNS, int GROUPS>
-__device__ inline void multiply_left(float (&sums)[2][GROUPS][4], const unsigned (&left)[2][4],
-                                     const Blocks<COLUMNS> &right, int row, T type) {
-#pragma unroll
-  for (int group = 0; group < GROUPS; group += 2) {
-    unsigned b[4];
-    load_matrices_transposed(b, right.at(row, group * 16));
-#pragma unroll
-    for (int r = 0; r < 2; r++) {
-      multiply(sums[r][group], left[r], b[0], b[1], type);
-      multiply(sums[r][group + 1], left[r], b[2], b[3], type);
-    }
-  }
-}
-
-/* P or dS of a pair: [32 rows][PART] of each of its warps, as left sides of products. */
+/* P or dS of a pair: [rows][PART] of each of its warps, as left sides of products. */
 template <typename T, int PART>
 struct Exchange {
-  static constexpr int WARP_BYTES = Tile<T, PAIR_ROWS, PART>::BYTES;
+  static constexpr int WARP_BYTES = Tile<T, Pair<T>::ROWS, PART>::BYTES;
   unsigned start; /* of the pair's memory */
 
-  __device__ Tile<T, PAIR_ROWS, PART> of_side(int side) const { return {start + side * WARP_BYTES}; }
+  __device__ Tile<T, Pair<T>::ROWS, PART> of_side(int side) const { return {start + side * WARP_BYTES}; }
 };
 
 /* Packed left sides of the warp's PART columns, which the other warp gets a copy of. */
 template <typename T, int PART>
 struct LeftSides {
-  unsigned sides[PART / 16][2][4];
+  static constexpr int DEPTH = depth_of<T>, TILES = row_tiles<T>;
+  unsigned sides[PART / DEPTH][TILES][4];
 
-  __device__ void pack(const float (&numbers)[2][PART / 8][4], const Tile<T, PAIR_ROWS, PART> &copy) {
+  __device__ void pack(const float (&numbers)[TILES][PART / 8][4], const Tile<T, Pair<T>::ROWS, PART> &copy) {
 #pragma unroll
-    for (int depth = 0; depth < PART / 16; depth++)
+    for (int depth = 0; depth < PART; depth += DEPTH)
 #pragma unroll
-      for (int r = 0; r < 2; r++) {
-        pack_left(sides[depth][r], numbers[r][depth * 2], numbers[r][depth * 2 + 1], T());
-        copy.store_left(sides[depth][r], r * 16, depth * 16);
+      for (int r = 0; r < TILES; r++) {
+        pack_left<T>(sides[depth / DEPTH][r], numbers[r], depth);
+        copy.store_left(sides[depth / DEPTH][r], r * 16, depth);
       }
   }
+  /* Those of the other warp. */
+  __device__ void load(const Tile<T, Pair<T>::ROWS, PART> &copy) {
+    const Blocks<T, PART> blocks = copy.left_blocks();
+#pragma unroll
+    for (int depth = 0; depth < PART; depth += DEPTH)
+#pragma unroll
+      for (int r = 0; r < TILES; r++) load_matrices(sides[depth / DEPTH][r], blocks.at(r * 16, depth));
+  }
   /* Numbers 2 · half and 2 · half + 1 of a group of eight columns. */
-  __device__ float2 get(int r, int group, int half) const { return unpack(sides[group / 2][r][group % 2 * 2 + half], T()); }
+  __device__ float2 get(int r, int group, int half) const {
+    if constexpr (is_float<T>)
+      return make_float2(__uint_as_float(sides[group][r][half]), __uint_as_float(sides[group][r][half + 2]));
+    else
+      return unpack(sides[group / 2][r][group % 2 * 2 + half], T());
+  }
 };
 
-/* sums += the warp's PART columns · right, which is as many rows. */
-template <typename T, int PART, int COLUMNS, int GROUPS>
-__device__ inline void multiply_own(float (&sums)[2][GROUPS][4], const LeftSides<T, PART> &left,
-                                    const Blocks<COLUMNS> &right) {
+/* sums += the warp's PART columns · right, which is as many rows; every other 16 columns of right. */
+template <typename T, int PART, int TILES, int COLUMNS, int GROUPS>
+__device__ inline void multiply_own(float (&sums)[TILES][GROUPS][4], const LeftSides<T, PART> &left,
+                                    const DeepBlocks<T, COLUMNS> &right) {
+  constexpr int DEPTH = depth_of<T>;
+  if constexpr (is_split<T>) {
 #pragma unroll
-  for (int depth = 0; depth < PART; depth += 16) multiply_left(sums, left.sides[depth / 16], right, depth, T());
+    for (int group = 0; group < GROUPS; group += 2) {
+      float part[TILES][2][4] = {};
+#pragma unroll
+      for (int row = 0; row < PART; row += DEPTH) multiply_left<32>(part, left.sides[row / DEPTH], right, row, group);
+      add_part(sums, group, part);
+    }
+  } else {
+#pragma unroll
+    for (int row = 0; row < PART; row += DEPTH) multiply_left<32>(sums, left.sides[row / DEPTH], right, row);
+  }
 }
 
 /* The same with those of the other warp. */
-template <typename T, int PART, int COLUMNS, int GROUPS>
-__device__ inline void multiply_other(float (&sums)[2][GROUPS][4], const Tile<T, PAIR_ROWS, PART> &left,
-                                      const Blocks<COLUMNS> &right) {
-  const Blocks<PART> left_blocks = left.blocks();
+template <typename T, int PART, int TILES, int COLUMNS, int GROUPS>
+__device__ inline void multiply_other(float (&sums)[TILES][GROUPS][4], const Tile<T, Pair<T>::ROWS, PART> &left,
+                                      const DeepBlocks<T, COLUMNS> &right) {
+  if constexpr (is_split<T>) {
+    LeftSides<T, PART> sides;
+    sides.load(left);
+    multiply_own(sums, sides, right);
+  } else {
+    const Blocks<T, PART> left_blocks = left.left_blocks();
 #pragma unroll
-  for (int depth = 0; depth < PART; depth += 16) {
-    unsigned a[2][4];
+    for (int row = 0; row < PART; row += depth_of<T>) {
+      unsigned a[TILES][4];
 #pragma unroll
-    for (int r = 0; r < 2; r++) load_matrices(a[r], left_blocks.at(r * 16, depth));
-    multiply_left(sums, a, right, depth, T());
+      for (int r = 0; r < TILES; r++) load_matrices(a[r], left_blocks.at(r * 16, row));
+      multiply_left<32>(sums, a, right, row);
+    }
   }
 }
 
@@ -119,9 +116,9 @@ template <typename T>
 struct GradientScale {
   static constexpr int WEIGHT_EXPONENT = 0;
   __device__ explicit GradientScale(const float *) {}
-  template <int GROUPS, int COLUMNS>
-  __device__ void fit(const Pair &, unsigned, float (&)[2][GROUPS][4], float (&)[2][COLUMNS][4]) {}
-  __device__ void sync_only(const Pair &) const {}
+  template <int TILES, int GROUPS, int COLUMNS>
+  __device__ void fit(const Pair<T> &, unsigned, float (&)[TILES][GROUPS][4], float (&)[TILES][COLUMNS][4]) {}
+  __device__ void sync_only(const Pair<T> &) const {}
   __device__ float scale_delta(float delta) const { return delta; }
   __device__ float weight_factor() const { return 1; }
   __device__ float gradient_factor() const { return 1; }
@@ -138,7 +135,7 @@ struct GradientScale<__half> {
 
   /* Multiplies d_s, and makes `sums` those of this factor. */
   template <int GROUPS, int COLUMNS>
-  __device__ void fit(const Pair &pair, unsigned greatest, float (&d_s)[2][GROUPS][4], float (&sums)[2][COLUMNS][4]) {
+  __device__ void fit(const Pair<__half> &pair, unsigned greatest, float (&d_s)[2][GROUPS][4], float (&sums)[2][COLUMNS][4]) {
     float most = 0;
 #pragma unroll
     for (int i = 0; i < 2 * GROUPS * 4; i++) most = fmaxf(most, fabsf(d_s[i / 4 / GROUPS][i / 4 % GROUPS][i % 4]));
@@ -150,7 +147,7 @@ struct GradientScale<__half> {
     for (int i = 0; i < 2 * GROUPS * 4; i++) d_s[i / 4 / GROUPS][i / 4 % GROUPS][i % 4] *= factor;
   }
   /* The barriers of fit. */
-  __device__ void sync_only(const Pair &pair) const { pair.sync(); }
+  __device__ void sync_only(const Pair<__half> &pair) const { pair.sync(); }
 
   /* Brings a number of this exponent, counted as in its bits, to [2^7, 2^8), so that those to come have room. */
   template <int COLUMNS>
@@ -166,26 +163,10 @@ struct GradientScale<__half> {
   __device__ float gradient_factor() const { return 0x1p-12f / factor / d_out; }
 };
 
-/* Two neighbours of a row of floats or, in any other type, of T. */
-template <typename T>
-__device__ inline void store_pair(void *row, MlaType type, int column, float first, float second) {
-  if (type == MLA_FLOAT32)
-    *reinterpret_cast<float2 *>(static_cast<float *>(row) + column) = make_float2(first, second);
-  else
-    *reinterpret_cast<unsigned *>(static_cast<T *>(row) + column) = pack(first, second, T());
-}
-
-/* Row lane/4 + 8 · half of factor · sums; the columns from dn on are a row of their own. */
+/* Row lane/4 + 8 · half of factor · sums. */
 template <typename T, int GROUPS>
-__device__ inline void store_row(const float (&sums)[GROUPS][4], int half, float factor, const Pair &pair,
-                                 void *nope, MlaType nope_type, void *rope, MlaType rope_type, int dn) {
+__device__ inline void store_row(const ResultRow &row, const float (&sums)[GROUPS][4], int half, float factor,
+                                 const Pair<T> &pair) {
 #pragma unroll
-  for (int c = 0; c < GROUPS; c++) {
-    const int group = pair.column_of(c), column = group + threadIdx.x % 4 * 2;
-    const float x = sums[c][half * 2] * factor, y = sums[c][half * 2 + 1] * factor;
-    if (group < dn)
-      store_pair<T>(nope, nope_type, column, x, y);
-    else
-      store_pair<T>(rope, rope_type, column - dn, x, y);
-  }
+  for (int c = 0; c < GROUPS; c += 2) store_sixteen<T>(row, pair.column_of(c), sums[c], sums[c + 1], half, factor);
 }

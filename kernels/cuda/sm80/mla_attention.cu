@@ -6,61 +6,34 @@
    grid: (batch · hq, tiles of queries), the queries that see most first. Shared memory: Q, K, V. */
 #include "../plan.h"
 #include "../visibility.cuh"
+#include "products.cuh"
+#include "results.cuh"
 #include "softmax.cuh"
-#include "tile.cuh"
 #include "tiles.h"
-
-/* A row of the result; T where the tensors have it, else float. */
-template <typename T>
-__device__ inline void store_pair(const MlaParams &p, int64_t index, float first, float second) {
-  if (p.type == MLA_FLOAT32)
-    *reinterpret_cast<float2 *>(static_cast<float *>(p.out.start) + index) = make_float2(first, second);
-  else
-    *reinterpret_cast<unsigned *>(static_cast<T *>(p.out.start) + index) = pack(first, second, T());
-}
-
-/* scores += Q·Kᵀ of a warp's queries. */
-template <typename T, int ROWS, int BLOCK_Q, int BLOCK_K, int HEAD_QK>
-__device__ inline void multiply_keys(float (&scores)[ROWS][BLOCK_K / 8][4], const Tile<T, BLOCK_Q, HEAD_QK> &q_tile,
-                                     const Tile<T, BLOCK_K, HEAD_QK> &k_tile, int warp_row) {
-#pragma unroll
-  for (int column = 0; column < HEAD_QK; column += 16) {
-    unsigned left[ROWS][4];
-#pragma unroll
-    for (int r = 0; r < ROWS; r++) q_tile.load_left(left[r], warp_row + r * 16, column);
-#pragma unroll
-    for (int key = 0; key < BLOCK_K; key += 16) {
-      unsigned right[4];
-      k_tile.load_right(right, key, column);
-#pragma unroll
-      for (int r = 0; r < ROWS; r++) {
-        multiply(scores[r][key / 8], left[r], right[0], right[1], T());
-        multiply(scores[r][key / 8 + 1], left[r], right[2], right[3], T());
-      }
-    }
-  }
-}
 
 /* sums += P·V. */
 template <typename T, int ROWS, int BLOCK_K, int HEAD_V>
 __device__ inline void add_weighted_values(float (&sums)[ROWS][HEAD_V / 8][4],
                                            const float (&weights)[ROWS][BLOCK_K / 8][4],
                                            const Tile<T, BLOCK_K, HEAD_V> &v_tile) {
+  const auto add = [&](auto &to, int first_group) {
 #pragma unroll
-  for (int key = 0; key < BLOCK_K; key += 16) {
-    unsigned left[ROWS][4];
+    for (int key = 0; key < BLOCK_K; key += depth_of<T>) {
+      unsigned left[ROWS][4];
 #pragma unroll
-    for (int r = 0; r < ROWS; r++) pack_left(left[r], weights[r][key / 8], weights[r][key / 8 + 1], T());
-#pragma unroll
-    for (int column = 0; column < HEAD_V; column += 16) {
-      unsigned right[4];
-      v_tile.load_right_transposed(right, key, column);
-#pragma unroll
-      for (int r = 0; r < ROWS; r++) {
-        multiply(sums[r][column / 8], left[r], right[0], right[1], T());
-        multiply(sums[r][column / 8 + 1], left[r], right[2], right[3], T());
-      }
+      for (int r = 0; r < ROWS; r++) pack_left<T>(left[r], weights[r], key);
+      multiply_left<16>(to, left, v_tile.deep_blocks(key), 0, first_group);
     }
+  };
+  if constexpr (is_split<T>) {
+#pragma unroll
+    for (int group = 0; group < HEAD_V / 8; group += PART_COLUMNS / 8) {
+      float part[ROWS][PART_COLUMNS / 8][4] = {};
+      add(part, group);
+      add_part(sums, group, part);
+    }
+  } else {
+    add(sums, 0);
   }
 }
 
@@ -106,7 +79,7 @@ __device__ inline void attend(const MlaParams &p) {
 
     /* F1 */
     float scores[ROWS][BLOCK_K / 8][4] = {};
-    multiply_keys(scores, q_tile, k_tile, warp_row);
+    multiply_rows(scores, q_tile, warp_row, k_tile, 0);
 
     wait_for_copies<0>();
     __syncthreads(); /* the values are there, and nobody reads the keys */
@@ -132,21 +105,22 @@ __device__ inline void attend(const MlaParams &p) {
       const float total = sum_of_quad(state.total[r][half]);
       const float factor = total > 0 ? 1 / total : 0;
       if (query >= p.sq) continue;
-      const int64_t row = batch * p.out.batch + head * p.out.head + query * p.out.position;
+      void *row = row_of(p.out, p.type, batch, query, head);
 #pragma unroll
-      for (int c = 0; c < HEAD_V / 8; c++)
-        store_pair<T>(p, row + c * 8 + lane % 4 * 2, sums[r][c][half * 2] * factor, sums[r][c][half * 2 + 1] * factor);
+      for (int c = 0; c < HEAD_V / 8; c += 2)
+        store_sixteen<T>({row, p.type, row, p.type, HEAD_V}, c * 8, sums[r][c], sums[r][c + 1], half, factor);
       if (lane % 4 == 0) p.lse[((int64_t)batch * p.hq + head) * p.sq + query] = state.lse(r, half, total, p.softmax_scale);
     }
 }
 
-#define KERNEL(HEAD_QK, HEAD_V, BLOCK_Q, BLOCK_K, WARPS)                                                        \
-  extern "C" __global__ void __launch_bounds__(WARPS * 32, 2)                                                   \
-      mla_attention_f16_##HEAD_QK##_##HEAD_V##_##BLOCK_Q(const __grid_constant__ MlaArguments a) {              \
-    attend<__half, HEAD_QK, HEAD_V, BLOCK_Q, BLOCK_K, WARPS>(a.params);                                         \
-  }                                                                                                             \
-  extern "C" __global__ void __launch_bounds__(WARPS * 32, 2)                                                   \
-      mla_attention_bf16_##HEAD_QK##_##HEAD_V##_##BLOCK_Q(const __grid_constant__ MlaArguments a) {             \
-    attend<__nv_bfloat16, HEAD_QK, HEAD_V, BLOCK_Q, BLOCK_K, WARPS>(a.params);                                  \
+#define ENTRY(TYPE, T, HEAD_QK, HEAD_V, BLOCK_Q, BLOCK_K, WARPS)                                                    \
+  extern "C" __global__ void __launch_bounds__(WARPS * 32, 8 / WARPS)                                               \
+      mla_attention_##TYPE##_##HEAD_QK##_##HEAD_V##_##BLOCK_Q##_##BLOCK_K(const __grid_constant__ MlaArguments a) { \
+    attend<T, HEAD_QK, HEAD_V, BLOCK_Q, BLOCK_K, WARPS>(a.params);                                                  \
   }
-MLA_SM80_ATTENTION(KERNEL)
+#define HALF_KERNELS(...) ENTRY(f16, __half, __VA_ARGS__) ENTRY(bf16, __nv_bfloat16, __VA_ARGS__)
+MLA_SM80_ATTENTION(HALF_KERNELS)
+#define TF32_KERNEL(...) ENTRY(tf32, Tf32, __VA_ARGS__)
+MLA_SM80_ATTENTION_TF32(TF32_KERNEL)
+#define F32_KERNEL(...) ENTRY(f32, SplitFloat, __VA_ARGS__)
+MLA_SM80_ATTENTION_F32(F32_KERNEL)

@@ -1,8 +1,8 @@
 /* The gradients of keys and values, MLAAttentionDkv: B2, B3, B5-B7 of gradients/README.md, with P made again from lse.
 
    A block owns BLOCK_K keys of a key/value head and walks over the queries that see them, BLOCK_Q at a time, of one query
-   head of the group after the other; the next tile comes while one is multiplied. A pair of warps owns 32 of the keys
-   (gradient.cuh). Scores are held transposed, keys down: so Pᵀ and dSᵀ come out of products as left sides of the next.
+   head of the group after the other; the next tile comes while one is multiplied. A pair of warps owns 32 of the keys, or
+   16 (gradient.cuh). Scores are held transposed, keys down: so Pᵀ and dSᵀ come out of products as left sides of the next.
    grid: (batch · hkv, tiles of keys).
    Shared memory: K, V; twice Q, dOut, lse, delta; P, dS and two floats of all pairs.
    partial_out: d_k_rope as floats, [batch, hkv, skv, dr], where all heads share it, or NULL; then a second kernel sums it.
@@ -12,7 +12,7 @@
 
 template <typename T, int HEAD_QK, int HEAD_V, int BLOCK_K, int BLOCK_Q>
 struct Dkv {
-  static constexpr int THREADS = BLOCK_K / PAIR_ROWS * 64;
+  static constexpr int TILES = row_tiles<T>, PAIR_ROWS = Pair<T>::ROWS, THREADS = BLOCK_K / PAIR_ROWS * 64;
   static constexpr int PART_Q = BLOCK_Q / 2; /* queries whose scores a warp makes */
   using KTile = Tile<T, BLOCK_K, HEAD_QK>;
   using VTile = Tile<T, BLOCK_K, HEAD_V>;
@@ -23,7 +23,7 @@ struct Dkv {
 
   const MlaArguments &a;
   const MlaParams &p;
-  const Pair pair;
+  const Pair<T> pair;
   const int batch, kv_head, group, first_key;
   const Visibility visibility;
   const Range seeing; /* the queries */
@@ -33,7 +33,7 @@ struct Dkv {
   const Exchange<T, PART_Q> p_exchange, d_s_exchange;
   const unsigned greatest; /* of the pair, for `scale` */
 
-  float d_k[2][HEAD_QK / 16][4] = {}, d_v[2][HEAD_V / 16][4] = {};
+  float d_k[TILES][HEAD_QK / 16][4] = {}, d_v[TILES][HEAD_V / 16][4] = {};
   GradientScale<T> scale;
 
   __device__ Dkv(const MlaArguments &arguments, char *memory)
@@ -79,9 +79,9 @@ struct Dkv {
   }
 
   /* Numbers of queries that do not see the key become 0. */
-  __device__ void hide(float (&numbers)[2][PART_Q / 8][4], int first_query) const {
+  __device__ void hide(float (&numbers)[TILES][PART_Q / 8][4], int first_query) const {
 #pragma unroll
-    for (int r = 0; r < 2; r++)
+    for (int r = 0; r < TILES; r++)
 #pragma unroll
       for (int half = 0; half < 2; half++) {
         const Range queries = visibility.queries_of(key_of(r, half));
@@ -96,14 +96,14 @@ struct Dkv {
   }
 
   /* F1, F3. `lse` is that of the warp's queries, the first of which is first_query. */
-  __device__ void weigh(float (&weights)[2][PART_Q / 8][4], const float2 *lse, int first_query) const {
+  __device__ void weigh(float (&weights)[TILES][PART_Q / 8][4], const float2 *lse, int first_query) const {
     const float factor = p.softmax_scale * LOG2_E;
 #pragma unroll
     for (int c = 0; c < PART_Q / 8; c++) {
       const float2 two = lse[c * 4 + threadIdx.x % 4];
       const float less[2] = {scale.WEIGHT_EXPONENT - two.x * LOG2_E, scale.WEIGHT_EXPONENT - two.y * LOG2_E};
 #pragma unroll
-      for (int r = 0; r < 2; r++)
+      for (int r = 0; r < TILES; r++)
 #pragma unroll
         for (int i = 0; i < 4; i++) weights[r][c][i] = exp2_fast(weights[r][c][i] * factor + less[i % 2]);
     }
@@ -117,24 +117,24 @@ struct Dkv {
     const int own = pair.side * PART_Q, other = PART_Q - own;
     LeftSides<T, PART_Q> weights, d_s;
     {
-      float scores[2][PART_Q / 8][4] = {};
+      float scores[TILES][PART_Q / 8][4] = {};
       multiply_rows(scores, k_tile, pair.row(), q_tile, own);
       copy_meanwhile();
       weigh(scores, lse + own / 2, first_query + own);
       weights.pack(scores, p_exchange.of_side(pair.side));
     }
     /* B5 of the own queries */
-    multiply_own(d_v, weights, d_out_tile.blocks(own, pair.column()));
+    multiply_own(d_v, weights, d_out_tile.deep_blocks(own, pair.column()));
     {
       /* B2, B3 */
-      float d_p[2][PART_Q / 8][4] = {};
+      float d_p[TILES][PART_Q / 8][4] = {};
       multiply_rows(d_p, v_tile, pair.row(), d_out_tile, own);
 #pragma unroll
       for (int c = 0; c < PART_Q / 8; c++) {
         const float2 two = delta[own / 2 + c * 4 + threadIdx.x % 4];
         const float2 less = make_float2(scale.scale_delta(two.x), scale.scale_delta(two.y));
 #pragma unroll
-        for (int r = 0; r < 2; r++)
+        for (int r = 0; r < TILES; r++)
 #pragma unroll
           for (int half = 0; half < 2; half++) {
             const float2 weight = weights.get(r, c, half);
@@ -146,10 +146,10 @@ struct Dkv {
       d_s.pack(d_p, d_s_exchange.of_side(pair.side));
     }
     /* B6, B7 of the own queries, then all of the other warp's */
-    multiply_own(d_k, d_s, q_tile.blocks(own, pair.column()));
+    multiply_own(d_k, d_s, q_tile.deep_blocks(own, pair.column()));
     pair.sync();
-    multiply_other(d_v, p_exchange.of_side(1 - pair.side), d_out_tile.blocks(other, pair.column()));
-    multiply_other(d_k, d_s_exchange.of_side(1 - pair.side), q_tile.blocks(other, pair.column()));
+    multiply_other(d_v, p_exchange.of_side(1 - pair.side), d_out_tile.deep_blocks(other, pair.column()));
+    multiply_other(d_k, d_s_exchange.of_side(1 - pair.side), q_tile.deep_blocks(other, pair.column()));
   }
 
   __device__ void walk() {
@@ -189,18 +189,19 @@ struct Dkv {
   __device__ void store() const {
     const float factor = p.softmax_scale * scale.gradient_factor();
 #pragma unroll
-    for (int r = 0; r < 2; r++)
+    for (int r = 0; r < TILES; r++)
 #pragma unroll
       for (int half = 0; half < 2; half++) {
         const int key = key_of(r, half);
         if (key >= p.skv) continue;
         float *partial = static_cast<float *>(a.partial_out);
         if (partial) partial += (((int64_t)batch * p.hkv + kv_head) * p.skv + key) * p.dr;
-        store_row<T>(d_k[r], half, factor, pair, row_of(p.d_k, p.type, batch, key, kv_head), p.type,
-                     partial ? partial : row_of(p.d_k_rope, p.type, batch, key, kv_head),
-                     partial ? MLA_FLOAT32 : p.type, p.dn);
-        void *d_v_row = row_of(p.d_v, p.type, batch, key, kv_head);
-        store_row<T>(d_v[r], half, scale.weight_factor(), pair, d_v_row, p.type, d_v_row, p.type, HEAD_V);
+        const ResultRow d_k_row = {row_of(p.d_k, p.type, batch, key, kv_head), p.type,
+                                   partial ? partial : row_of(p.d_k_rope, p.type, batch, key, kv_head),
+                                   partial ? MLA_FLOAT32 : p.type, p.dn};
+        store_row<T>(d_k_row, d_k[r], half, factor, pair);
+        void *d_v_start = row_of(p.d_v, p.type, batch, key, kv_head);
+        store_row<T>({d_v_start, p.type, d_v_start, p.type, HEAD_V}, d_v[r], half, scale.weight_factor(), pair);
       }
   }
 };
@@ -238,12 +239,14 @@ __device__ inline void run(const MlaArguments &a) {
   dkv.store();
 }
 
-#define ENTRY(TYPE, T, HEAD_QK, HEAD_V, BLOCK_K, BLOCK_Q)                                                          \
-  extern "C" __global__ void __launch_bounds__(BLOCK_K * 2, 1)                                                     \
+#define ENTRY(TYPE, T, HEAD_QK, HEAD_V, BLOCK_K, BLOCK_Q)                                                               \
+  extern "C" __global__ void __launch_bounds__(BLOCK_K / Pair<T>::ROWS * 64, 1)                                         \
       mla_attention_dkv_##TYPE##_##HEAD_QK##_##HEAD_V##_##BLOCK_K##_##BLOCK_Q(const __grid_constant__ MlaArguments a) { \
-    run<T, HEAD_QK, HEAD_V, BLOCK_K, BLOCK_Q>(a);                                                                  \
+    run<T, HEAD_QK, HEAD_V, BLOCK_K, BLOCK_Q>(a);                                                                       \
   }
-#define KERNELS(HEAD_QK, HEAD_V, BLOCK_K, BLOCK_Q)          \
-  ENTRY(f16, __half, HEAD_QK, HEAD_V, BLOCK_K, BLOCK_Q)     \
-  ENTRY(bf16, __nv_bfloat16, HEAD_QK, HEAD_V, BLOCK_K, BLOCK_Q)
-MLA_SM80_BACKWARD(KERNELS)
+#define HALF_KERNELS(...) ENTRY(f16, __half, __VA_ARGS__) ENTRY(bf16, __nv_bfloat16, __VA_ARGS__)
+MLA_SM80_BACKWARD(HALF_KERNELS)
+#define TF32_KERNEL(...) ENTRY(tf32, Tf32, __VA_ARGS__)
+MLA_SM80_BACKWARD_TF32(TF32_KERNEL)
+#define F32_KERNEL(...) ENTRY(f32, SplitFloat, __VA_ARGS__)
+MLA_SM80_BACKWARD_F32(F32_KERNEL)

@@ -1,7 +1,7 @@
 /* The gradient of queries, MLAAttentionDq: B2-B4 of gradients/README.md, with P made again from lse.
 
    A block owns BLOCK_Q queries of a head and walks over the keys that they see, BLOCK_K at a time; the next tile comes
-   while one is multiplied. A pair of warps owns 32 of the queries (gradient.cuh).
+   while one is multiplied. A pair of warps owns 32 of the queries, or 16 (gradient.cuh).
    grid: (batch · hq, tiles of queries), the queries that see most first.
    Shared memory: Q, dOut; twice K, V; dS and two floats of all pairs.
    partial_lse: the power of two that dOut comes multiplied by, or NULL. */
@@ -10,7 +10,7 @@
 
 template <typename T, int HEAD_QK, int HEAD_V, int BLOCK_Q, int BLOCK_K>
 struct Dq {
-  static constexpr int THREADS = BLOCK_Q / PAIR_ROWS * 64;
+  static constexpr int TILES = row_tiles<T>, PAIR_ROWS = Pair<T>::ROWS, THREADS = BLOCK_Q / PAIR_ROWS * 64;
   static constexpr int PART_K = BLOCK_K / 2; /* keys whose scores a warp makes */
   using QTile = Tile<T, BLOCK_Q, HEAD_QK>;
   using DOutTile = Tile<T, BLOCK_Q, HEAD_V>;
@@ -20,7 +20,7 @@ struct Dq {
   static constexpr int EXCHANGE_BYTES = 2 * Exchange<T, PART_K>::WARP_BYTES;
 
   const MlaParams &p;
-  const Pair pair;
+  const Pair<T> pair;
   const int batch, head, kv_head, first_query;
   const Visibility visibility;
   const Range seen; /* the keys */
@@ -29,8 +29,8 @@ struct Dq {
   const Exchange<T, PART_K> exchange;
   const unsigned greatest; /* of the pair, for `scale` */
 
-  float lse[2][2], delta[2][2]; /* [tile of 16 rows][half] */
-  float d_q[2][HEAD_QK / 16][4] = {};
+  float lse[TILES][2], delta[TILES][2]; /* [tile of 16 rows][half] */
+  float d_q[TILES][HEAD_QK / 16][4] = {};
   GradientScale<T> scale;
 
   __device__ Dq(const MlaArguments &a, char *memory)
@@ -47,7 +47,7 @@ struct Dq {
         greatest(k_tile(0).start + 2 * STAGE_BYTES + BLOCK_Q / PAIR_ROWS * EXCHANGE_BYTES + pair.number * 8),
         scale(a.partial_lse) {
 #pragma unroll
-    for (int i = 0; i < 4; i++) {
+    for (int i = 0; i < TILES * 2; i++) {
       const int query = query_of(i / 2, i % 2);
       const bool is_there = query < visibility.q_length;
       const int64_t stat = ((int64_t)batch * p.hq + head) * p.sq + query;
@@ -75,9 +75,9 @@ struct Dq {
   }
 
   /* Numbers of keys that the query does not see become 0. */
-  __device__ void hide(float (&numbers)[2][PART_K / 8][4], int first_key) const {
+  __device__ void hide(float (&numbers)[TILES][PART_K / 8][4], int first_key) const {
 #pragma unroll
-    for (int r = 0; r < 2; r++)
+    for (int r = 0; r < TILES; r++)
 #pragma unroll
       for (int half = 0; half < 2; half++) {
         const Range keys = visibility.keys_of(query_of(r, half));
@@ -92,10 +92,10 @@ struct Dq {
   }
 
   /* F1, F3 of the warp's keys, the first of which is first_key. */
-  __device__ void weigh(float (&weights)[2][PART_K / 8][4], int first_key) const {
+  __device__ void weigh(float (&weights)[TILES][PART_K / 8][4], int first_key) const {
     const float factor = p.softmax_scale * LOG2_E;
 #pragma unroll
-    for (int r = 0; r < 2; r++) {
+    for (int r = 0; r < TILES; r++) {
       const float less[2] = {scale.WEIGHT_EXPONENT - lse[r][0] * LOG2_E, scale.WEIGHT_EXPONENT - lse[r][1] * LOG2_E};
 #pragma unroll
       for (int c = 0; c < PART_K / 8; c++)
@@ -109,15 +109,15 @@ struct Dq {
   template <typename COPY>
   __device__ void add_tile(const KTile &keys, const VTile &values, int first_key, COPY copy_meanwhile) {
     const int own = pair.side * PART_K, other = PART_K - own;
-    float weights[2][PART_K / 8][4] = {};
+    float weights[TILES][PART_K / 8][4] = {};
     multiply_rows(weights, q_tile, pair.row(), keys, own);
     copy_meanwhile();
     weigh(weights, first_key + own);
     /* B2, B3 */
-    float d_p[2][PART_K / 8][4] = {};
+    float d_p[TILES][PART_K / 8][4] = {};
     multiply_rows(d_p, d_out_tile, pair.row(), values, own);
 #pragma unroll
-    for (int r = 0; r < 2; r++)
+    for (int r = 0; r < TILES; r++)
 #pragma unroll
       for (int c = 0; c < PART_K / 8; c++)
 #pragma unroll
@@ -126,9 +126,9 @@ struct Dq {
     LeftSides<T, PART_K> d_s;
     d_s.pack(d_p, exchange.of_side(pair.side));
     /* B4 */
-    multiply_own(d_q, d_s, keys.blocks(own, pair.column()));
+    multiply_own(d_q, d_s, keys.deep_blocks(own, pair.column()));
     pair.sync();
-    multiply_other(d_q, exchange.of_side(1 - pair.side), keys.blocks(other, pair.column()));
+    multiply_other(d_q, exchange.of_side(1 - pair.side), keys.deep_blocks(other, pair.column()));
   }
 
   __device__ void walk() {
@@ -161,13 +161,14 @@ struct Dq {
   __device__ void store() const {
     const float factor = p.softmax_scale * scale.gradient_factor();
 #pragma unroll
-    for (int r = 0; r < 2; r++)
+    for (int r = 0; r < TILES; r++)
 #pragma unroll
       for (int half = 0; half < 2; half++) {
         const int query = query_of(r, half);
         if (query >= p.sq) continue;
-        store_row<T>(d_q[r], half, factor, pair, row_of(p.d_q, p.type, batch, query, head), p.type,
-                     row_of(p.d_q_rope, p.type, batch, query, head), p.type, p.dn);
+        const ResultRow row = {row_of(p.d_q, p.type, batch, query, head), p.type,
+                               row_of(p.d_q_rope, p.type, batch, query, head), p.type, p.dn};
+        store_row<T>(row, d_q[r], half, factor, pair);
       }
   }
 };
@@ -180,12 +181,14 @@ __device__ inline void run(const MlaArguments &a) {
   dq.store();
 }
 
-#define ENTRY(TYPE, T, HEAD_QK, HEAD_V, BLOCK_Q, BLOCK_K)                                                          \
-  extern "C" __global__ void __launch_bounds__(BLOCK_Q * 2, 1)                                                     \
+#define ENTRY(TYPE, T, HEAD_QK, HEAD_V, BLOCK_Q, BLOCK_K)                                                              \
+  extern "C" __global__ void __launch_bounds__(BLOCK_Q / Pair<T>::ROWS * 64, 1)                                        \
       mla_attention_dq_##TYPE##_##HEAD_QK##_##HEAD_V##_##BLOCK_Q##_##BLOCK_K(const __grid_constant__ MlaArguments a) { \
-    run<T, HEAD_QK, HEAD_V, BLOCK_Q, BLOCK_K>(a);                                                                  \
+    run<T, HEAD_QK, HEAD_V, BLOCK_Q, BLOCK_K>(a);                                                                      \
   }
-#define KERNELS(HEAD_QK, HEAD_V, BLOCK_Q, BLOCK_K)          \
-  ENTRY(f16, __half, HEAD_QK, HEAD_V, BLOCK_Q, BLOCK_K)     \
-  ENTRY(bf16, __nv_bfloat16, HEAD_QK, HEAD_V, BLOCK_Q, BLOCK_K)
-MLA_SM80_BACKWARD(KERNELS)
+#define HALF_KERNELS(...) ENTRY(f16, __half, __VA_ARGS__) ENTRY(bf16, __nv_bfloat16, __VA_ARGS__)
+MLA_SM80_BACKWARD(HALF_KERNELS)
+#define TF32_KERNEL(...) ENTRY(tf32, Tf32, __VA_ARGS__)
+MLA_SM80_BACKWARD_TF32(TF32_KERNEL)
+#define F32_KERNEL(...) ENTRY(f32, SplitFloat, __VA_ARGS__)
+MLA_SM80_BACKWARD_F32(F32_KERNEL)

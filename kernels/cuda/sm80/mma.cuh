@@ -4,6 +4,25 @@
 #include "../exponential.cuh"
 #include "../halves.cuh"
 
+/* What floats are multiplied as, which are the numbers of tensors and tiles all the same: TF32, which is their first 11 bits,
+   or sums of two TF32 numbers. */
+struct Tf32 {
+  float number;
+};
+struct SplitFloat {
+  float number;
+};
+template <typename T>
+constexpr bool is_float = sizeof(T) == 4;
+template <typename T>
+constexpr bool is_split = false;
+template <>
+constexpr bool is_split<SplitFloat> = true;
+
+/* Left columns, and right rows, of one product of matrices. */
+template <typename T>
+constexpr int depth_of = 32 / sizeof(T);
+
 /* sums += left · right, 16x8x16. In terms of lane/4 = r and lane%4 = c:
    sums  (r, 2c) (r, 2c+1) (r+8, 2c) (r+8, 2c+1)
    left  pairs at (r, 2c) (r+8, 2c) (r, 2c+8) (r+8, 2c+8); right  pairs down the column r at rows 2c and 2c+8 */
@@ -19,6 +38,36 @@ __device__ inline void multiply(float (&sums)[4], const unsigned (&left)[4], uns
       "mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
       : "+f"(sums[0]), "+f"(sums[1]), "+f"(sums[2]), "+f"(sums[3])
       : "r"(left[0]), "r"(left[1]), "r"(left[2]), "r"(left[3]), "r"(right0), "r"(right1));
+}
+
+/* The same of TF32, 16x8x8; of the bits of a float the last 13 count for nothing.
+   left  (r, c) (r+8, c) (r, c+4) (r+8, c+4); right  down the column r at rows c and c+4 */
+__device__ inline void multiply_tf32(float (&sums)[4], const float (&left)[4], float right0, float right1) {
+  asm volatile(
+      "mma.sync.aligned.m16n8k8.row.col.f32.tf32.tf32.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
+      : "+f"(sums[0]), "+f"(sums[1]), "+f"(sums[2]), "+f"(sums[3])
+      : "r"(__float_as_uint(left[0])), "r"(__float_as_uint(left[1])), "r"(__float_as_uint(left[2])),
+        "r"(__float_as_uint(left[3])), "r"(__float_as_uint(right0)), "r"(__float_as_uint(right1)));
+}
+
+/* More than x by what cutting off 13 bits takes away on average. As good as rounding, and NaN stays. */
+__device__ inline float make_up_for_cut(float x) { return fmaf(x, 0x1p-11f * LN_2, x); }
+
+__device__ inline void multiply(float (&sums)[4], const unsigned (&left)[4], unsigned right0, unsigned right1, Tf32) {
+  const auto number = [](unsigned bits) { return make_up_for_cut(__uint_as_float(bits)); };
+  multiply_tf32(sums, {number(left[0]), number(left[1]), number(left[2]), number(left[3])}, number(right0), number(right1));
+}
+
+/* x = high + low. The product of two lows, 2^-22 of the whole, is left out. */
+__device__ inline void multiply(float (&sums)[4], const unsigned (&left)[4], unsigned right0, unsigned right1, SplitFloat) {
+  const auto high = [](unsigned bits) {
+    return __uint_as_float(__float_as_uint(make_up_for_cut(__uint_as_float(bits))) & 0xffffe000);
+  };
+  const auto low = [&](unsigned bits) { return __uint_as_float(bits) - high(bits); };
+  const float highs[4] = {high(left[0]), high(left[1]), high(left[2]), high(left[3])};
+  multiply_tf32(sums, {low(left[0]), low(left[1]), low(left[2]), low(left[3])}, high(right0), high(right1));
+  multiply_tf32(sums, highs, low(right0), low(right1));
+  multiply_tf32(sums, highs, high(right0), high(right1));
 }
 
 /* Four 8x8 matrices; lane i names row i%8 of matrix i/8. Lane i gets the pair at (i/4, 2(i%4)) of each. */
@@ -51,6 +100,9 @@ __device__ inline unsigned load_shared(unsigned from) {
   unsigned bits;
   asm volatile("ld.shared.u32 %0, [%1];" : "=r"(bits) : "r"(from) : "memory");
   return bits;
+}
+__device__ inline void load_pair(unsigned &first, unsigned &second, unsigned from) {
+  asm volatile("ld.shared.v2.u32 {%0,%1}, [%2];" : "=r"(first), "=r"(second) : "r"(from) : "memory");
 }
 __device__ inline void store_chunk(unsigned to, unsigned a, unsigned b, unsigned c, unsigned d) {
   asm volatile("st.shared.v4.b32 [%0], {%1,%2,%3,%4};" ::"r"(to), "r"(a), "r"(b), "r"(c), "r"(d) : "memory");

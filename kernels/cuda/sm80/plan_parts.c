@@ -7,6 +7,13 @@ MlaType mla_multiplied_type(const MlaParams *p) {
   return p->precision == MLA_AS_BFLOAT16 ? MLA_BFLOAT16 : MLA_FLOAT32;
 }
 
+MlaPrecision mla_multiplied_as(const MlaParams *p) {
+  if (p->type == MLA_FLOAT16) return MLA_AS_FLOAT16;
+  return p->type == MLA_BFLOAT16 ? MLA_AS_BFLOAT16 : p->precision;
+}
+
+unsigned mla_number_bytes(MlaPrecision as) { return as == MLA_AS_FLOAT32 || as == MLA_AS_TF32 ? 4 : 2; }
+
 unsigned mla_shared_bytes(const MlaDevice *device) {
   int c = device->capability;
   unsigned kilobytes = c >= 90 && c < 120 ? 227 : c == 80 || c == 87 ? 163 : 99;

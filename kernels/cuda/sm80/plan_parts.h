@@ -7,6 +7,10 @@
 /* The 16-bit type that the tensors are multiplied as, or MLA_FLOAT32 if it is none. */
 MlaType mla_multiplied_type(const MlaParams *params);
 
+/* What the tensors are multiplied as, and the bytes of such a number in memory. */
+MlaPrecision mla_multiplied_as(const MlaParams *params);
+unsigned mla_number_bytes(MlaPrecision as);
+
 /* What a block may have of the shared memory of a multiprocessor. */
 unsigned mla_shared_bytes(const MlaDevice *device);
 

@@ -89,12 +89,3 @@ struct RowState {
     return row_total > 0 ? greatest[r][half] * softmax_scale + logf(row_total) : -INFINITY;
   }
 };
-
-/* Two groups of columns as the left side of a product. */
-template <typename T>
-__device__ inline void pack_left(unsigned (&left)[4], const float (&first)[4], const float (&second)[4], T type) {
-  left[0] = pack(first[0], first[1], type);
-  left[1] = pack(first[2], first[3], type);
-  left[2] = pack(second[0], second[1], type);
-  left[3] = pack(second[2], second[3], type);
-}

@@ -1,55 +1,86 @@
-/* Tiles of 16-bit numbers in shared memory, row after row. The 16-byte chunks of a row change places with the row's number,
-   so that eight rows at one column lie in eight different groups of banks. */
+/* Tiles of numbers in shared memory, row after row. The 16-byte chunks of a row change places with the row's number, so that
+   eight rows at one column lie in eight different groups of banks. */
 #pragma once
 
 #include "../mla_params.h"
 #include "mma.cuh"
 
-constexpr int CHUNK = 8; /* numbers in 16 bytes */
+template <typename T>
+constexpr int chunk_of = 16 / sizeof(T); /* numbers in 16 bytes */
+constexpr int CHUNK = 8;                 /* those of 16 bits */
 
-
-/* 16x16 blocks of a tile as a lane reads them. Places that are constants cost no instruction but for a few first ones. */
-template <int COLUMNS>
+/* Blocks of a tile as a lane reads them. Places that are constants cost no instruction but for a few first ones. */
+template <typename T, int COLUMNS>
 struct Blocks {
-  static_assert(COLUMNS % 32 == 0 || COLUMNS == 16, "eight rows fill all banks");
-  static constexpr int TURNS = COLUMNS % 64 == 0 ? 8 : COLUMNS == 16 ? 2 : 4;
+  static constexpr int ROW_BYTES = COLUMNS * sizeof(T);
+  static_assert(ROW_BYTES % 64 == 0 || ROW_BYTES == 32, "eight rows fill all banks");
+  static constexpr int TURNS = ROW_BYTES % 128 == 0 ? 8 : ROW_BYTES == 32 ? 2 : 4;
 
   unsigned start; /* of the block at 0, 0 */
 
   __device__ unsigned at(int row, int column) const {
-    const int chunk = column / CHUNK;
-    return (start ^ chunk % TURNS * 16) + (chunk / TURNS * TURNS * 16 + row * COLUMNS * 2);
+    const int chunk = column / chunk_of<T>;
+    return (start ^ chunk % TURNS * 16) + (chunk / TURNS * TURNS * 16 + row * ROW_BYTES);
+  }
+  /* By columns that fill 128 bytes. */
+  __device__ void move(int columns) { start += columns * sizeof(T); }
+};
+
+/* Blocks that are right sides as they lie, depth first: depth_of<T> rows of sixteen columns, two times two registers.
+   No instruction transposes floats: a lane reads two neighbours in each of two rows. So the rows come in the order 0 2 4 6,
+   1 3 5 7, as in pack_left, and of the sixteen columns the even ones are the first group of products, see store_sixteen. */
+template <typename T, int COLUMNS>
+struct DeepBlocks {
+  Blocks<T, COLUMNS> of_lane[is_float<T> ? 2 : 1];
+
+  __device__ void load(unsigned (&to)[4], int row, int column) const {
+    if constexpr (is_float<T>) {
+      load_pair(to[0], to[2], of_lane[0].at(row, column));
+      load_pair(to[1], to[3], of_lane[1].at(row, column));
+    } else {
+      load_matrices_transposed(to, of_lane[0].at(row, column));
+    }
   }
 };
 
 template <typename T, int ROWS, int COLUMNS>
 struct Tile {
-  static constexpr int TURNS = Blocks<COLUMNS>::TURNS;
+  static constexpr int CHUNK = chunk_of<T>, ROW_BYTES = Blocks<T, COLUMNS>::ROW_BYTES;
+  static constexpr int TURNS = Blocks<T, COLUMNS>::TURNS;
   static constexpr int CHUNKS = COLUMNS / CHUNK;
-  static constexpr int BYTES = ROWS * COLUMNS * 2;
+  static constexpr int BYTES = ROWS * ROW_BYTES;
 
   unsigned start; /* address in shared memory */
 
   __device__ unsigned address(int row, int chunk) const {
     const int turn = row / (8 / TURNS) % TURNS;
-    return start + row * COLUMNS * 2 + (chunk ^ turn) * 16;
+    return start + row * ROW_BYTES + (chunk ^ turn) * 16;
   }
 
-  /* Blocks from a row on, a multiple of 8, and from a column on that is in bits which no column given to at() has. Read as
-     they are they are left sides of products; transposed, depth first, two times two registers of right sides. */
-  __device__ Blocks<COLUMNS> blocks(int row = 0, int column = 0) const {
+  /* Left sides from a row on, a multiple of 8: 16 rows and depth_of<T> columns, four registers. */
+  __device__ Blocks<T, COLUMNS> left_blocks(int row = 0) const {
     const int lane = threadIdx.x % 32;
-    return {address(row + lane % 16, column / CHUNK + lane / 16)};
+    return {address(row + lane % 16, lane / 16)};
   }
-  /* The same of right sides whose columns are rows here, two times two registers as they are. */
-  __device__ Blocks<COLUMNS> right_blocks(int row = 0) const {
+  /* The same of right sides whose columns are rows here, two times two registers: 16 rows and depth_of<T> columns. */
+  __device__ Blocks<T, COLUMNS> right_blocks(int row = 0) const {
     const int lane = threadIdx.x % 32;
     return {address(row + lane % 8 + lane / 16 * 8, lane / 8 % 2)};
   }
+  /* The same of right sides as they lie, from a column on that is in bits which no column given to load() has. */
+  __device__ DeepBlocks<T, COLUMNS> deep_blocks(int row = 0, int column = 0) const {
+    const int lane = threadIdx.x % 32;
+    if constexpr (is_float<T>) {
+      const int first = row + lane % 4 * 2, chunk = column / CHUNK + lane / 8, place = lane / 4 % 2 * 8;
+      return {{{address(first, chunk) + place}, {address(first + 1, chunk) + place}}};
+    } else {
+      return {{{address(row + lane % 16, column / CHUNK + lane / 16)}}};
+    }
+  }
 
-  /* The left side of a product: rows [row, row + 16), columns [column, column + 16). */
+  /* The left side of a product: rows [row, row + 16), columns from `column` on. */
   __device__ void load_left(unsigned (&to)[4], int row, int column) const {
-    load_matrices(to, blocks(row).at(0, column));
+    load_matrices(to, left_blocks(row).at(0, column));
   }
   /* Puts what load_left gets. */
   __device__ void store_left(const unsigned (&from)[4], int row, int column) const {
@@ -57,15 +88,6 @@ struct Tile {
 #pragma unroll
     for (int i = 0; i < 4; i++)
       store_shared(address(row + lane / 4 + i % 2 * 8, column / CHUNK + i / 2) + lane % 4 * 4, from[i]);
-  }
-  /* The right side, of columns that are rows here: product columns [row, row + 16) as two times two registers, depth
-     [column, column + 16). */
-  __device__ void load_right(unsigned (&to)[4], int row, int column) const {
-    load_matrices(to, right_blocks(row).at(0, column));
-  }
-  /* The right side as it lies: depth [row, row + 16), product columns [column, column + 16). */
-  __device__ void load_right_transposed(unsigned (&to)[4], int row, int column) const {
-    load_matrices_transposed(to, blocks(row).at(0, column));
   }
 };
 
@@ -107,7 +129,8 @@ struct HeadRows {
 /* Begins to copy the rows [first, first + ROWS) into a tile; zeros where they are not in [lo, hi). */
 template <int THREADS, typename T, int ROWS, int COLUMNS>
 __device__ inline void copy_rows(const Tile<T, ROWS, COLUMNS> &tile, const HeadRows<T> &rows, int first, int lo, int hi) {
-  constexpr int LANES = COLUMNS % 64 == 0 ? 8 : 4; /* neighbours that copy of one row */
+  constexpr int CHUNK = chunk_of<T>, CHUNKS = COLUMNS / CHUNK;
+  constexpr int LANES = CHUNKS % 8 == 0 ? 8 : 4; /* neighbours that copy of one row */
   constexpr int ROWS_AT_ONCE = THREADS / LANES;
   const int chunk = threadIdx.x % LANES, thread_row = threadIdx.x / LANES;
   typename HeadRows<T>::Row row = rows[first + thread_row];
@@ -116,7 +139,7 @@ __device__ inline void copy_rows(const Tile<T, ROWS, COLUMNS> &tile, const HeadR
     if (ROWS % ROWS_AT_ONCE != 0 && i + thread_row >= ROWS) break;
     const int position = first + i + thread_row;
 #pragma unroll
-    for (int c = 0; c < COLUMNS / CHUNK; c += LANES)
+    for (int c = 0; c < CHUNKS; c += LANES)
       copy_async(tile.address(i + thread_row, c + chunk), row.at((c + chunk) * CHUNK), position >= lo && position < hi);
     rows.move(row, ROWS_AT_ONCE);
   }
