@@ -114,16 +114,21 @@ describe('cuda', () => {
       it.skip("harness: nvcc is not here, 'npm run setup:nvcc' fetches it");
       return;
     }
-    it('is built by nvcc alone, and lists its cases', () => {
+    it('is built by nvcc alone, lists its cases, and refuses to check none', () => {
       const folder = mkdtempSync(join(tmpdir(), 'tfjs-mla-'));
       try {
         const env = { ...process.env, NVCC: nvcc.file, SM: '90' };
         const script = fileURLToPath(new URL('cuda/build.sh', import.meta.url));
         const built = spawnSync('bash', [script, folder, 'general/mla_delta'], { env, encoding: 'utf8' });
         expectEqual([built.status, built.stderr], [0, ''], 'status and messages of the build');
-        const { stdout } = spawnSync(join(folder, 'harness'), ['--list'], { encoding: 'utf8' });
+        const harness = (...options: string[]) =>
+          spawnSync(join(folder, 'harness'), options, { encoding: 'utf8' });
+        const { stdout } = harness('--list');
         const cases = stdout.trim().split('\n');
         expectTrue(cases.includes('192/128 causal [bfloat16]'), `expected the cases, got ${stdout}`);
+        const none = harness('--filter', '192/128 causal', '--filter', '64/64 causal');
+        expectEqual(none.status, 2);
+        expectTrue(none.stderr.startsWith("harness: no case's name holds every --filter\n"), none.stderr);
       } finally {
         rmSync(folder, { recursive: true });
       }

@@ -133,11 +133,10 @@ function typeAttribute({ binding }: TensorflowBackend): {
 }
 
 function planOnCpu(
-  problem: MlaProblem,
+  { precision }: MlaProblem,
   { instructions, threads }: NativeReport,
   noGpu?: string,
 ): Omit<Plan, 'kernel' | 'backend'> {
-  const { precision } = problem;
   const isNarrow = precision !== 'float32' && precision !== 'auto';
   const narrow = { candidate: precision, reason: "TensorFlow's CPU device computes in float32" };
   return {

@@ -9,7 +9,8 @@
 namespace {
 
 const char *const usage = R"(usage: harness [options]
-  --filter TEXT     only cases whose name, with numbers as in "192/128 causal [bfloat16]", holds TEXT; again: that too
+  --filter TEXT     only cases whose name, with numbers as in "192/128 causal [bfloat16]", holds TEXT; given
+                    again: all of the texts. At least one case must be left
   --kernel NAME     only forward, delta, dq, dkv or backward, which is dq and dkv in one call
   --family NAME     only what general, sm80 or sm90 serves; what it does not is then no failure
   --time            the timed shapes: check some rows of them, then time
@@ -74,6 +75,13 @@ bool is_wanted(const Options &options, const Case &c, size_t numbers) {
   for (const std::string &filter : options.filters)
     if (name_of(c, all_numbers[numbers]).find(filter) == std::string::npos) return false;
   return true;
+}
+
+bool is_any_wanted(const Options &options) {
+  for (const Case &c : all_cases())
+    for (size_t n = 0; n < all_numbers.size(); n++)
+      if (is_wanted(options, c, n)) return true;
+  return false;
 }
 
 // What became of a kernel's checks with some numbers.
@@ -241,6 +249,7 @@ int main(int count, char **arguments) {
         if (c.numbers >> n & 1) std::printf("%s\n", name_of(c, all_numbers[n]).c_str());
     return 0;
   }
+  if (!is_any_wanted(options)) refuse("no case's name holds every --filter");
   cuda_check(cudaSetDevice(0), "cudaSetDevice");
   cuda_check(cudaFree(nullptr), "making a context");
   if (const char *error = mla_cuda_open()) refuse(error);

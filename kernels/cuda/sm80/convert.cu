@@ -5,8 +5,6 @@
 #include "convert.h"
 #include "mma.cuh"
 
-enum Operand { OF_Q, OF_K, OF_V, OF_K_ROPE, OF_D_OUT };
-
 struct Rows {
   const float *from;
   void *to;
@@ -33,12 +31,12 @@ struct Rows {
   }
 };
 
-__device__ inline Rows rows_of(const MlaParams &p, int operand) {
+__device__ inline Rows rows_of(const MlaParams &p, unsigned operand) {
   switch (operand) {
-    case OF_Q: return {p.q, p.d_q, p.batch, p.sq, p.hq, p.dn + p.dr};
-    case OF_K: return {p.k, p.d_k, p.batch, p.skv, p.hkv, p.dn};
-    case OF_V: return {p.v, p.d_v, p.batch, p.skv, p.hkv, p.dv};
-    case OF_K_ROPE: return {p.k_rope, p.d_k_rope, p.batch, p.skv, p.hkv, p.dr};
+    case MLA_CONVERT_Q: return {p.q, p.d_q, p.batch, p.sq, p.hq, p.dn + p.dr};
+    case MLA_CONVERT_K: return {p.k, p.d_k, p.batch, p.skv, p.hkv, p.dn};
+    case MLA_CONVERT_V: return {p.v, p.d_v, p.batch, p.skv, p.hkv, p.dv};
+    case MLA_CONVERT_K_ROPE: return {p.k_rope, p.d_k_rope, p.batch, p.skv, p.hkv, p.dr};
     default: return {p.d_out, p.out, p.batch, p.sq, p.hq, p.dv};
   }
 }
@@ -108,7 +106,7 @@ __device__ inline float greatest_of_block(float most) {
    to [2^14, 2^15), and params.out = d_out times it. */
 extern "C" __global__ void convert_greatest(const __grid_constant__ MlaArguments a) {
   float most = 0;
-  for_each_eight(rows_of(a.params, OF_D_OUT), [&](const Eight &x, int64_t) {
+  for_each_eight(rows_of(a.params, MLA_CONVERT_D_OUT), [&](const Eight &x, int64_t) {
     most = fmaxf(most, fmaxf(greatest_of_four(x.low), greatest_of_four(x.high)));
   });
   most = greatest_of_block(most);
@@ -121,5 +119,5 @@ extern "C" __global__ void convert_scaled_f16(const __grid_constant__ MlaArgumen
   const int exponent = __float_as_uint(most) >> 23;
   const float power = most > 0 ? __uint_as_float(min(max(127 + 14 + 127 - exponent, 27), 227) << 23) : 1;
   if (blockIdx.x == 0 && threadIdx.x == 0) *static_cast<float *>(a.partial_out) = power;
-  convert<__half>(rows_of(a.params, OF_D_OUT), power);
+  convert<__half>(rows_of(a.params, MLA_CONVERT_D_OUT), power);
 }

@@ -72,7 +72,7 @@ int mla_operands(MlaPlan *plan, void *workspace, MlaParams *p, MlaType type) {
   int64_t of_queries = queries * (p->dn + p->dr), of_keys = keys * (p->dn > p->dv ? p->dn : p->dv);
   MlaLaunch *launch = launch_convert(plan, type == MLA_FLOAT16 ? "convert_f16" : "convert_bf16", &arguments,
                                      of_queries > of_keys ? of_queries : of_keys, MOST_BLOCKS);
-  launch->grid[2] = has_d_out ? 5 : p->dr ? 4 : 3;
+  launch->grid[2] = has_d_out ? MLA_CONVERT_D_OUT + 1 : MLA_CONVERT_D_OUT;
   return 1;
 }
 
