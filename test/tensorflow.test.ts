@@ -26,6 +26,7 @@ interface RawBackend extends TensorflowBackend {
   createOutputTensor(metadata: Handle): tf.Tensor;
   readonly binding: TensorflowBackend['binding'] & {
     executeOp(op: string, attributes: Attribute[], ids: number[], outputs: number): Handle[];
+    createTensor(shape: number[], dtype: number, values: tf.TypedArray): number;
     deleteTensor(id: number): void;
     getNumOfTensors(): number;
   };
@@ -268,6 +269,28 @@ describe('tensorflow', () => {
       const grown = process.memoryUsage().rss - rss;
       expectTrue(grown < 30e6, `expected memory to stay, got ${grown} bytes more`);
     }).timeout(60_000);
+
+    it('makes no tensor anew for absent inputs', () => {
+      const backend = backendOf() as { binding: RawBackend['binding'] };
+      const { binding } = backend;
+      let created = 0;
+      const createTensor: typeof binding.createTensor = (...of) => {
+        created++;
+        return binding.createTensor(...of);
+      };
+      const x = tf.ones<tf.Rank.R4>([1, 2, 1, 8]);
+      mlaAttention(x, x, x).dispose();
+      backend.binding = Object.create(binding, { createTensor: { value: createTensor } }) as typeof binding;
+      try {
+        mlaAttention(x, x, x).dispose();
+        expectEqual(created, 0, 'tensors that a call made on the host');
+        mlaAttention(x, x, x, { kvLengths: [2] }).dispose();
+        expectEqual(created, 1, 'tensors that a call with lengths made');
+      } finally {
+        backend.binding = binding;
+      }
+      x.dispose();
+    });
 
     it('bears a second copy of the library in the process', () => {
       const folder = mkdtempSync(join(tmpdir(), 'tfjs-mla-'));

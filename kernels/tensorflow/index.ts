@@ -72,9 +72,11 @@ const kernels: Kernels<TensorflowBackend> = {
  * a GPU that there are no kernels for, or as registerOps does. `noGpu` is why a GPU is passed over, for explain().
  */
 export function registerTensorflowKernels(noGpu?: string): void {
-  const { isUsingGpuDevice } = findBackend(backendName) as TensorflowBackend;
+  const backend = findBackend(backendName) as TensorflowBackend;
+  const { isUsingGpuDevice } = backend;
   const report = registerOps();
   const cuda = isUsingGpuDevice ? requireCuda(report) : undefined;
+  if (!kept.has(backend)) kept.set(backend, keepAbsent(backend));
   registerKernels(backendName, kernels, {
     cacheFormats: ['float32'],
     isBackwardJoined: () => true,
@@ -99,6 +101,24 @@ function backwardInputs({ dOut, lse, delta }: BackwardInputs): TensorInfo[] {
   return [dOut, lse, delta];
 }
 
+/**
+ * What stands for absent inputs, by backend. It is kept, as TensorFlow copies a tensor of the host that is new to it to the
+ * GPU, which takes longer than an op.
+ */
+const kept = new WeakMap<TensorflowBackend, Record<string, TensorInfo>>();
+
+function keepAbsent(backend: TensorflowBackend): Record<string, TensorInfo> {
+  const shape = [0];
+  return {
+    float32: { dataId: backend.write(new Float32Array(0), shape, 'float32'), shape, dtype: 'float32' },
+    int32: { dataId: backend.write(new Int32Array(0), shape, 'int32'), shape, dtype: 'int32' },
+  };
+}
+
+function isAbsent({ shape }: TensorInfo): boolean {
+  return shape.length === 1 && shape[0] === 0;
+}
+
 /** Attributes are part of the key of a cache that TensorFlow never empties: no length is among them. */
 function run(
   op: KernelName,
@@ -121,7 +141,10 @@ function run(
     if (backend.isUsingGpuDevice)
       attributes.push({ name: 'precision', type: TF_ATTR_STRING, value: precisionOnGpu(problem) });
   }
-  return backend.executeMultipleOutputs(op, attributes, inputs, outputs);
+  const given = inputs.map((input) =>
+    isAbsent(input) ? (kept.get(backend)?.[input.dtype] ?? input) : input,
+  );
+  return backend.executeMultipleOutputs(op, attributes, given, outputs);
 }
 
 function typeAttribute({ binding }: TensorflowBackend): {
