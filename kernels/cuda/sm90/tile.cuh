@@ -137,5 +137,6 @@ __device__ inline Out *row_of(const MlaRows &rows, int batch, int position, int 
 
 /* One thread of each warp says that the warp is done with a buffer. */
 __device__ inline void leave(Barrier &empty) {
+  __syncwarp(); /* the others' own reads come before */
   if (threadIdx.x % 32 == 0) empty.arrive();
 }
