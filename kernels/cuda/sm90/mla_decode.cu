@@ -20,7 +20,7 @@ struct Decode {
   static constexpr int COLUMNS = DN / CONSUMERS;                         /* of a consumer */
   static constexpr int HALF = COLUMNS / PANEL, ROPE = DN / PANEL, PANELS = ROPE + 1; /* the last panel is the rope part */
   static constexpr float SLACK = 8; /* weights may be up to 2^SLACK, so that sums are seldom multiplied */
-  enum NamedBarrier { SCORES_MADE = 1, WEIGHTS_WRITTEN = SCORES_MADE + CONSUMERS, SUMS_WRITTEN = WEIGHTS_WRITTEN + CONSUMERS };
+  enum NamedBarrier { SCORES_MADE = 1 };
 
   using Panels = Tile<T, BLOCK_K, DN + DR>;
   static_assert(DR == PANEL && ROWS == BLOCK_K, "the weights of a tile take the place of its rope part");
@@ -30,6 +30,7 @@ struct Decode {
     float references[CONSUMERS][ROWS]; /* the scores that its weights refer to */
     float sums[CONSUMERS][ROWS];       /* of the weights that a consumer has made */
     Barrier q_full[PANELS], full[CONSUMERS][PANELS], half_empty[CONSUMERS][CONSUMERS];
+    Barrier weights_written[CONSUMERS], sums_written; /* no named ones: compute-sanitizer would not follow them */
   };
 
   /* Rows that are neighbours when packed as position * hq + head, and the tiles of this split, of those that any of them
@@ -66,7 +67,9 @@ struct Decode {
     for (int owner = 0; owner < CONSUMERS; owner++) {
       for (Barrier &full : shared.full[owner]) full.init(1);
       for (Barrier &half : shared.half_empty[owner]) half.init(WARPGROUP / 32);
+      shared.weights_written[owner].init(WARPGROUP);
     }
+    shared.sums_written.init(CONSUMER_THREADS);
     publish_barriers();
   }
 
@@ -158,7 +161,7 @@ struct Decode {
       if (threadIdx.x % 4 == 0) shared.references[consumer][row + 8 * i] = largest[i];
     }
     publish_shared_memory();
-    named_arrive(WEIGHTS_WRITTEN + consumer, CONSUMER_THREADS);
+    shared.weights_written[consumer].arrive();
 
     scale(sums, factor);
     uint64_t right = values(consumer, consumer);
@@ -170,10 +173,10 @@ struct Decode {
     leave(shared.half_empty[consumer][consumer]);
   }
 
-  /* Begins to add the values of the other's tile, once there are its weights. */
-  __device__ void begin_others(float (&sums)[COLUMNS / 2], OnlineSoftmax &softmax, int consumer) {
+  /* Begins to add the values of the nth tile, the other's, once there are its weights. */
+  __device__ void begin_others(float (&sums)[COLUMNS / 2], OnlineSoftmax &softmax, int n, int consumer) {
     int other = consumer ^ 1, row = row_of_thread();
-    named_sync(WEIGHTS_WRITTEN + other, CONSUMER_THREADS);
+    shared.weights_written[other].wait(n / CONSUMERS % 2);
     float references[2] = {shared.references[other][row], shared.references[other][row + 8]}, factor[2];
     softmax.refer_to(references, factor);
     scale(sums, factor);
@@ -192,7 +195,8 @@ struct Decode {
       float own = softmax.whole_sum(i);
       if (threadIdx.x % 4 == 0) shared.sums[consumer][row_of_thread() + 8 * i] = own;
     }
-    named_sync(SUMS_WRITTEN, CONSUMER_THREADS);
+    shared.sums_written.arrive();
+    shared.sums_written.wait(0);
 #pragma unroll
     for (int i = 0; i < 2; i++) {
       int row = row_of_thread() + 8 * i, head = walk.head(row), position = walk.position(row);
@@ -224,7 +228,7 @@ struct Decode {
     int n = CONSUMERS - consumer;
     for (; n < walk.tiles; n += CONSUMERS) {
       begin_scores<0, HALF>(scores, n, consumer);
-      begin_others(sums, softmax, consumer);
+      begin_others(sums, softmax, n - 1, consumer);
       begin_scores<HALF, PANELS>(scores, n, consumer);
       wait_for_products<1>(sums);
       leave(shared.half_empty[consumer ^ 1][consumer]);
@@ -232,7 +236,7 @@ struct Decode {
       weigh_and_add(scores, sums, softmax, walk, n, consumer);
     }
     if (n - 1 < walk.tiles) {
-      begin_others(sums, softmax, consumer);
+      begin_others(sums, softmax, n - 1, consumer);
       wait_for_products<0>(sums);
     }
     start_dependents();

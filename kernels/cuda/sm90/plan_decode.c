@@ -4,7 +4,7 @@
 enum { DN = 512, DR = 64, ROWS = 64, BLOCK_K = 64 };
 
 /* Queries, a tile of keys and two floats for each row of either consumer, barriers. */
-enum { SHARED_BYTES = (ROWS + 2 * BLOCK_K) * (DN + DR) * 2 + 2 * 2 * ROWS * 4 + 256 };
+enum { SHARED_BYTES = (ROWS + 2 * BLOCK_K) * (DN + DR) * 2 + 2 * 2 * ROWS * 4 + 512 };
 
 static int ceil_div(int a, int b) { return (a + b - 1) / b; }
 
