@@ -1,3 +1,4 @@
+import { dispose } from '@tensorflow/tfjs-core';
 import type { Variable } from '@tensorflow/tfjs-core';
 import {
   loadDeepseek,
@@ -8,6 +9,7 @@ import {
   writeSafetensors,
 } from '../../src/models.js';
 import type { CheckpointFiles, ModelParameter, StoredTensor } from '../../src/models.js';
+import type { Adam } from './adam.js';
 import { fingerprint } from './corpus.js';
 import type { Corpus } from './corpus.js';
 import { Trainer } from './trainer.js';
@@ -35,14 +37,23 @@ interface TrainerState {
 export async function saveTraining(trainer: Trainer): Promise<Map<string, Uint8Array<ArrayBuffer>>> {
   const { settings, losses, heldOut } = trainer;
   const state: TrainerState = { format, corpus: fingerprint(trainer.corpus), settings, losses, heldOut };
-  const moments = new Map<string, StoredTensor>();
-  for (const { prefix, variablesOf } of momentsOf(trainer)) {
-    const stored = await storeParameters(trainer.model.parameters, variablesOf, ({ name }) => prefix + name);
-    for (const [name, tensor] of stored) moments.set(name, tensor);
+  const optimizer = new Map<string, StoredTensor>();
+  const moments = trainer.optimizer.moments();
+  try {
+    for (const { prefix, variablesOf } of named(moments, trainer)) {
+      const stored = await storeParameters(
+        trainer.model.parameters,
+        variablesOf,
+        ({ name }) => prefix + name,
+      );
+      for (const [name, tensor] of stored) optimizer.set(name, tensor);
+    }
+  } finally {
+    dispose([...moments.first, ...moments.second]);
   }
   return new Map([
     ...(await trainer.model.save()),
-    [optimizerName, writeSafetensors(moments)],
+    [optimizerName, writeSafetensors(optimizer)],
     [trainerName, new TextEncoder().encode(JSON.stringify(state))],
   ]);
 }
@@ -52,14 +63,12 @@ export async function loadTraining(files: CheckpointFiles, corpus: Corpus): Prom
   const { settings, losses, heldOut } = checkState(await readJson(files, trainerName), corpus);
   const file = await files.read(optimizerName);
   if (!file) throw new Error(`checkpoint: ${optimizerName} is missing`);
-  const moments = readSafetensors(file, optimizerName).tensors;
+  const saved = readSafetensors(file, optimizerName).tensors;
   const model = await loadDeepseek(files);
   let trainer: Trainer | undefined;
   try {
     trainer = new Trainer(model, corpus, settings);
-    for (const { prefix, variablesOf } of momentsOf(trainer)) {
-      restoreParameters(model.parameters, moments, variablesOf, ({ name }) => prefix + name);
-    }
+    restoreMoments(trainer, saved);
   } catch (error) {
     trainer?.dispose();
     model.dispose();
@@ -71,19 +80,31 @@ export async function loadTraining(files: CheckpointFiles, corpus: Corpus): Prom
   return trainer;
 }
 
-interface Moments {
+function restoreMoments(trainer: Trainer, saved: ReadonlyMap<string, StoredTensor>): void {
+  const moments = trainer.optimizer.moments();
+  try {
+    for (const { prefix, variablesOf } of named(moments, trainer)) {
+      restoreParameters(trainer.model.parameters, saved, variablesOf, ({ name }) => prefix + name);
+    }
+    trainer.optimizer.setMoments(moments);
+  } finally {
+    dispose([...moments.first, ...moments.second]);
+  }
+}
+
+interface NamedMoments {
   prefix: string;
   variablesOf: (parameter: ModelParameter) => Variable[];
 }
 
-function momentsOf({ optimizer }: Trainer): Moments[] {
-  const lookUp = (moments: Variable[]): Moments['variablesOf'] => {
+function named({ first, second }: ReturnType<Adam['moments']>, { optimizer }: Trainer): NamedMoments[] {
+  const lookUp = (moments: Variable[]): NamedMoments['variablesOf'] => {
     const momentOf = new Map(optimizer.variables.map((variable, i) => [variable, moments[i]]));
     return ({ parts }) => parts.flatMap((part) => momentOf.get(part) ?? []);
   };
   return [
-    { prefix: 'first_moment.', variablesOf: lookUp(optimizer.firstMoments) },
-    { prefix: 'second_moment.', variablesOf: lookUp(optimizer.secondMoments) },
+    { prefix: 'first_moment.', variablesOf: lookUp(first) },
+    { prefix: 'second_moment.', variablesOf: lookUp(second) },
   ];
 }
 
