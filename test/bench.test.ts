@@ -13,9 +13,10 @@ import { measureStreams } from './bench/figure.js';
 import { normals } from './bench/inputs.js';
 import { contributed, encodeModel } from './bench/onnxModel.js';
 import { askAll, parseAnswer, PeerProgram } from './bench/peers.js';
-import { callTable, kernelTable, trainingTable, withRatio, withRatios } from './bench/report.js';
+import { callTable, kernelTable, trainingTable, withRatios } from './bench/report.js';
 import type { Line } from './bench/report.js';
 import { attentionShapes, scoresTooLarge } from './bench/shapes.js';
+import type { TrainingLine } from './bench/training.js';
 import { expectClose, gradientBounds } from './support/compare.js';
 import { expectEqual, expectThrows, expectTrue } from './support/expect.js';
 import { messages, readMessage, texts } from './support/protobuf.js';
@@ -254,25 +255,36 @@ describe('bench', () => {
     });
 
     it('tokens a second and peak memory of the training step', () => {
-      const ours = { tokensPerSecond: 3000, stepMs: 10, peakBytes: 5e6, isSlow: false };
-      const training = {
+      const training: TrainingLine = {
         name: 'large B16 S512',
         lane: 'T1 float32',
-        ours,
-        composed: { ...ours, tokensPerSecond: 1500 },
-        peers: [{ peer: 'torch', ...figure(20), peakBytes: 7e6 }],
+        tokens: 30,
+        ours: { peer: 'ours', ...figure(10), peakBytes: 5e6 },
+        peers: [
+          { peer: 'tfjs composed', ...figure(20), peakBytes: 5e6 },
+          { peer: 'torch', ...figure(20), peakBytes: 7e6, tensorBytes: 6e6 },
+        ],
       };
-      const skipped = {
+      const skipped: TrainingLine = {
         ...training,
-        composed: { skipped: 'would take 52 GB' },
-        peers: [{ peer: 'torch', skipped: 'no CUDA' }],
+        peers: [
+          { peer: 'tfjs composed', skipped: 'would take 52 GB' },
+          { peer: 'torch', skipped: 'no CUDA' },
+        ],
       };
-      expectEqual(withRatio(training).ratio, 2);
-      expectEqual(trainingTable([training, skipped]).split('\n').slice(2), [
-        '| large B16 S512 | T1 float32 | 3000     | 5  | 1500             | 5  | 2.00x | 1500  | 7  | 2.00x |',
-        '| large B16 S512 | T1 float32 | 3000     | 5  | would take 52 GB |    |       |       |    |       |',
+      const failed: TrainingLine = { ...training, ours: { peer: 'ours', skipped: 'out of memory' } };
+      expectEqual((withRatios(training) as TrainingLine).peers[1], {
+        ...training.peers[1],
+        ratio: { wall: 2, gpu: undefined },
+      });
+      expectEqual(trainingTable([training, skipped, failed]).split('\n').slice(2), [
+        '| large B16 S512 | T1 float32 | 3000     | 5  | 1500          | 5  | 2.00x | 1500  | 7 (6) | 2.00x |',
+        '| large B16 S512 | T1 float32 | 3000     | 5  |               |    |       |       |       |       |',
+        '| large B16 S512 | T1 float32 |          |    | 1500          | 5  |       | 1500  | 7 (6) |       |',
         '',
+        '- skipped tfjs composed: would take 52 GB (training step large B16 S512)',
         '- skipped torch: no CUDA (training step large B16 S512)',
+        '- skipped ours: out of memory (training step large B16 S512)',
       ]);
     });
 

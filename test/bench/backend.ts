@@ -6,45 +6,43 @@ import { isOnTensorflowGpu } from './memory.js';
 export const backendNames = ['cpu', 'wasm', 'webgpu', 'tensorflow'] as const;
 export type BackendName = (typeof backendNames)[number];
 
-export interface ChosenBackend {
-  device: { name: string; isSoftware: boolean };
-  /** Makes the webgpu backend anew; tensors must not outlive it. Elsewhere nothing is done. */
-  renew: () => Promise<void>;
+export interface Device {
+  name: string;
+  isSoftware: boolean;
 }
 
-export interface GpuOptions {
+/** What the benchmarks compute on. */
+export interface BackendOptions {
+  /** Without a name: webgpu where there is a GPU, else wasm. */
+  backend?: BackendName;
   /** tfjs's own GPU device instead of ours */
   stock: boolean;
   /** false: our device without subgroup matrices, which most GPUs have none of */
   matrices: boolean;
 }
 
-/** Without a name: webgpu where there is a GPU, else wasm. */
-export async function chooseBackend(
-  name: BackendName | undefined,
-  { stock, matrices }: GpuOptions,
-): Promise<ChosenBackend> {
+export async function chooseBackend({ backend: name, stock, matrices }: BackendOptions): Promise<Device> {
   if (name === undefined || name === 'webgpu') {
     const { adapter, ...dawn } = await openDawn();
     if (adapter && (name || !adapter.isSoftware)) {
       await import('@tensorflow/tfjs-backend-webgpu');
       const { installDevice } = await import('../../src/webgpu.js');
-      const gpu = matrices ? navigator.gpu : withoutMatrices(navigator.gpu);
-      const renew = stock ? renewStockDevice : (): Promise<void> => installDevice({ gpu });
-      await renew();
-      return { device: adapter, renew };
+      if (stock) await tf.setBackend('webgpu');
+      else await installDevice({ gpu: matrices ? navigator.gpu : withoutMatrices(navigator.gpu) });
+      return adapter;
     }
     if (name && 'reason' in dawn) throw new Error(`bench: backend webgpu is not there: ${dawn.reason}`);
   }
-  const renew = async (): Promise<void> => undefined;
   if (name === 'tensorflow') {
+    // else it takes all of a GPU's memory, and leaves none to the processes beside it
+    process.env.TF_FORCE_GPU_ALLOW_GROWTH ??= 'true';
     await import('../../src/node.js');
     const name = isOnTensorflowGpu() ? (registerOps().cuda?.device ?? 'a GPU') : 'the CPU';
-    return { device: { name: `${name}, libtensorflow`, isSoftware: !isOnTensorflowGpu() }, renew };
+    return { name: `${name}, libtensorflow`, isSoftware: !isOnTensorflowGpu() };
   }
   await import('../../src/wasm.js');
   await tf.setBackend(name ?? 'wasm');
-  return { device: { name: 'one CPU core', isSoftware: true }, renew };
+  return { name: 'one CPU core', isSoftware: true };
 }
 
 function withoutMatrices(gpu: GPU): GPU {
@@ -62,11 +60,4 @@ function withoutMatrices(gpu: GPU): GPU {
     });
   };
   return { requestAdapter } as GPU;
-}
-
-async function renewStockDevice(): Promise<void> {
-  const factory = tf.findBackendFactory('webgpu');
-  tf.removeBackend('webgpu');
-  tf.registerBackend('webgpu', factory);
-  await tf.setBackend('webgpu');
 }

@@ -12,8 +12,6 @@ export interface Bench {
   hasTfjs: boolean;
   /** peers in processes of their own */
   programs: PeerProgram[];
-  /** A webgpu backend with no memory of what has run before; elsewhere nothing is done. */
-  renewDevice(): Promise<void>;
 }
 
 export const tfjsPeer = 'tfjs composed';

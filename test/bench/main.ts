@@ -12,35 +12,35 @@ import { setDefaultPrecision } from '../../src/index.js';
 import type { Precision } from '../../src/index.js';
 import { benchAttention } from './attention.js';
 import { backendNames, chooseBackend } from './backend.js';
-import type { BackendName } from './backend.js';
+import type { BackendOptions } from './backend.js';
 import type { Bench } from './bench.js';
 import { benchCalls } from './calls.js';
 import type { CallFigure } from './calls.js';
 import { anyClock, SteadyClock } from './clock.js';
 import { benchDecode } from './decode.js';
 import { measure, tfjsClock } from './measure.js';
-import { onnxProgram, torchProgram } from './peers.js';
-import { callTable, kernelTable, trainingTable, withRatio, withRatios } from './report.js';
+import { onnxProgram, stopOnSignals, torchProgram } from './peers.js';
+import { callTable, kernelTable, trainingTable, withRatios } from './report.js';
 import type { Line } from './report.js';
 import { attentionShapes, decodeShapes, nameOf, trainingShapes } from './shapes.js';
 import type { ShapeSet } from './shapes.js';
 import { benchTraining } from './training.js';
 import type { TrainingLine } from './training.js';
 
-interface Flags {
-  backend?: BackendName;
+interface Flags extends BackendOptions {
   shapes?: ShapeSet;
   precision: Precision;
   peers: string[];
   kernels: string[];
-  stock: boolean;
-  matrices: boolean;
+  lengths?: number[];
+  batch?: number;
   markdown?: string;
   json?: string;
 }
 
 const flags = readFlags();
-const { device, renew } = await chooseBackend(flags.backend, flags);
+stopOnSignals();
+const device = await chooseBackend(flags);
 setDefaultPrecision(flags.precision);
 const set = flags.shapes ?? defaultShapes();
 const programs = { onnx: onnxProgram(), torch: torchProgram() };
@@ -51,7 +51,6 @@ const bench: Bench = {
   programs: (['onnx', 'torch'] as const)
     .filter((name) => flags.peers.includes(name))
     .map((name) => programs[name]),
-  renewDevice: renew,
 };
 const title = `backend ${tf.getBackend()} on ${device.name}, shapes '${set}', precision ${flags.precision}`;
 console.log(title);
@@ -72,9 +71,9 @@ if (flags.kernels.includes('decode')) {
 }
 if (flags.kernels.includes('training')) {
   const { preset, lengths } = trainingShapes[set];
-  for (const length of lengths)
+  for (const length of flags.lengths ?? lengths)
     await attempt(`training step, ${preset} S${length}`, async () => {
-      training.push(await benchTraining(preset, length, bench));
+      training.push(await benchTraining(preset, length, flags.batch, flags, bench));
     });
 }
 if (flags.kernels.includes('calls')) await attempt('calls', async () => void calls.push(...benchCalls()));
@@ -113,7 +112,7 @@ function writeFiles(): void {
   if (markdown) writeFileSync(markdown, `${title}\n\n${reportText()}\n`);
   if (!json) return;
   const run = { device, backend: tf.getBackend(), shapes: set, precision, versions: versions() };
-  const figures = { lines: lines.map(withRatios), training: training.map(withRatio), calls, failures };
+  const figures = { lines: lines.map(withRatios), training: training.map(withRatios), calls, failures };
   writeFileSync(json, `${JSON.stringify({ ...run, ...figures }, null, 2)}\n`);
 }
 
@@ -150,6 +149,11 @@ function readFlags(): Flags {
     if (names.every((name) => choices.includes(name))) return names;
     throw new InvalidArgumentError(`Allowed, comma-separated: ${choices.join(', ')}.`);
   };
+  const count = (text: string): number => {
+    const value = Number(text);
+    if (Number.isInteger(value) && value > 0) return value;
+    throw new InvalidArgumentError('Expected a positive integer.');
+  };
   const program = new Command('bench')
     .description('Times forward, backward, decode and the training step, beside peers in the same run.')
     .addOption(
@@ -177,6 +181,16 @@ function readFlags(): Flags {
       'comma-separated: attention, decode, training, and calls (through tfjs-node)',
       listOf(['attention', 'decode', 'training', 'calls']),
       ['attention', 'decode'],
+    )
+    .option(
+      '--lengths <numbers>',
+      'of the training step, comma-separated; default: those of the shapes',
+      (text) => text.split(',').map(count),
+    )
+    .option(
+      '--batch <number>',
+      "sequences a training step; default: the tokens a step of the shapes' preset",
+      count,
     )
     .option('--stock', "keep tfjs's own GPU device instead of ours", false)
     .option('--no-matrices', 'our GPU device without subgroup matrices, as most visitors have it')

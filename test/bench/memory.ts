@@ -1,6 +1,6 @@
-/** How much memory a backend has taken at most. */
+/** How much memory a process of its own has taken at most. */
 import { execFileSync } from 'node:child_process';
-import { existsSync, readFileSync, writeFileSync } from 'node:fs';
+import { existsSync, readFileSync } from 'node:fs';
 import * as tf from '@tensorflow/tfjs-core';
 import type { TensorflowBackend } from '../../kernels/tensorflow/index.js';
 
@@ -10,20 +10,25 @@ export function isOnTensorflowGpu(): boolean {
   return tf.getBackend() === 'tensorflow' && (tf.backend() as TensorflowBackend).isUsingGpuDevice;
 }
 
-/** Forgets the peak so far, where the peak is that of the process's memory. */
-export function forgetPeak(): void {
-  if (existsSync(ownMemory)) writeFileSync('/proc/self/clear_refs', '5');
+/**
+ * Begins to measure; the answer tells the peak so far. webgpu: of its buffers, which it keeps. TensorFlow on a GPU: what
+ * the whole device has given away since, to a pool that never shrinks. Elsewhere: of the process, from its start.
+ */
+export function measurePeak(): () => number | undefined {
+  if (tf.getBackend() === 'webgpu') {
+    return () => (tf.memory() as tf.MemoryInfo & { numBytesAllocatedInGPU?: number }).numBytesAllocatedInGPU;
+  }
+  if (!isOnTensorflowGpu()) return peakOfProcess;
+  // what the libraries take for themselves comes with the first product
+  tf.tidy(() => tf.matMul(tf.ones([2, 2]), tf.ones([2, 2])).dataSync());
+  const before = usedOnGpu();
+  return () => {
+    const after = usedOnGpu();
+    return before === undefined || after === undefined ? undefined : after - before;
+  };
 }
 
-/**
- * webgpu: what its buffers take, which it keeps. TensorFlow on a GPU: what the GPU has given away, to a pool that never
- * shrinks, so that only the first of several figures, or a larger one, is the work's own. Elsewhere: of the process.
- */
-export function peakBytes(): number | undefined {
-  if (tf.getBackend() === 'webgpu') {
-    return (tf.memory() as tf.MemoryInfo & { numBytesAllocatedInGPU?: number }).numBytesAllocatedInGPU;
-  }
-  if (isOnTensorflowGpu()) return usedOnGpu();
+function peakOfProcess(): number | undefined {
   if (!existsSync(ownMemory)) return undefined;
   const kilobytes = /^VmHWM:\s*(\d+) kB$/m.exec(readFileSync(ownMemory, 'utf8'))?.[1];
   return kilobytes === undefined ? undefined : 1024 * Number(kilobytes);

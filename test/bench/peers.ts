@@ -10,7 +10,14 @@ import type { AttentionShape, DecodeShape } from './shapes.js';
 export type KernelName = 'forward' | 'forward+backward' | 'decode' | 'decode, packed cache' | 'training step';
 
 /** What a peer takes for one of our lines, or why it has no figure. */
-export type PeerResult = { peer: string } & ((Figure & { peakBytes?: number }) | { skipped: string });
+export type PeerResult = { peer: string } & ((Figure & PeakMemory) | { skipped: string });
+
+export interface PeakMemory {
+  /** what the device or the system has given to the process */
+  peakBytes?: number;
+  /** what tensors took of that, where it is known */
+  tensorBytes?: number;
+}
 
 export interface PeerAnswer {
   /** of the peer and what it runs on, by name */
@@ -34,6 +41,20 @@ const asked: Record<PeerRequest['op'], KernelName[]> = {
 const run = promisify(execFile);
 const script = (name: string): string => fileURLToPath(new URL(name, import.meta.url));
 const timeoutMs = 300_000;
+const stopping = new AbortController();
+
+/** Ends the program that is being asked, and this process, on Ctrl+C or when it is told to end. */
+export function stopOnSignals(): void {
+  for (const [signal, number] of [
+    ['SIGINT', 2],
+    ['SIGTERM', 15],
+  ] as const) {
+    process.once(signal, () => {
+      stopping.abort();
+      process.exit(128 + number);
+    });
+  }
+}
 
 export class PeerProgram {
   readonly versions: Record<string, string> = {};
@@ -54,7 +75,8 @@ export class PeerProgram {
     if (this.absence !== undefined) return skip(this.absence);
     try {
       const args = [...this.args, JSON.stringify(request)];
-      const { stdout } = await run(this.command, args, { timeout: timeoutMs, maxBuffer: 2 ** 26 });
+      const { signal } = stopping;
+      const { stdout } = await run(this.command, args, { timeout: timeoutMs, maxBuffer: 2 ** 26, signal });
       const answer = parseAnswer(stdout);
       if ('absent' in answer) return skip((this.absence = answer.absent));
       Object.assign(this.versions, answer.versions);
@@ -73,9 +95,13 @@ export class PeerProgram {
 export async function askAll(
   programs: PeerProgram[],
   request: PeerRequest,
+  onAsk: (program: PeerProgram) => void = () => undefined,
 ): Promise<(kernel: KernelName) => PeerResult[]> {
   const answers: PeerAnswer['results'][] = [];
-  for (const program of programs) answers.push(await program.ask(request));
+  for (const program of programs) {
+    onAsk(program);
+    answers.push(await program.ask(request));
+  }
   return (kernel) => answers.flatMap((results) => results[kernel] ?? []);
 }
 

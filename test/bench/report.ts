@@ -32,18 +32,12 @@ export function ratioOf(peer: Figure, ours: Figure): Ratio {
 }
 
 /** For machines: the line, and with each peer's figure its ratio. */
-export function withRatios(line: Line): object {
+export function withRatios(line: Line | TrainingLine): object {
+  const { ours } = line;
   const peers = line.peers.map((peer) =>
-    'skipped' in peer ? peer : { ...peer, ratio: ratioOf(peer, line.ours) },
+    'skipped' in peer || 'skipped' in ours ? peer : { ...peer, ratio: ratioOf(peer, ours) },
   );
   return { ...line, peers };
-}
-
-/** The same of a training step: how many times as many tokens a second. */
-export function withRatio(line: TrainingLine): TrainingLine & { ratio?: number } {
-  const { ours, composed } = line;
-  if ('skipped' in ours || 'skipped' in composed) return line;
-  return { ...line, ratio: ours.tokensPerSecond / composed.tokensPerSecond };
 }
 
 /** Milliseconds a call in a stream, those of GPU time in brackets; ratios likewise, peer to ours. */
@@ -71,41 +65,36 @@ export function kernelTable(lines: Line[]): string {
 export function trainingTable(lines: TrainingLine[]): string {
   const peers = shownPeers(lines);
   const ofPeers = peers.flatMap((name) => [name, 'MB', 'ratio']);
-  const headings = ['training step', 'lane', 'tokens/s', 'MB', 'tfjs composed', 'MB', 'ratio', ...ofPeers];
-  const rows = lines.map((line) => {
-    const { name, lane, ours, composed } = line;
-    const cells = peers.flatMap((peer) => stepCells(peerStep(line, peer), ours));
-    return [name, lane, ...stepCells(ours), ...stepCells(composed, ours), ...cells];
+  const rows = lines.map(({ name, lane, tokens, ours, peers: results }) => [
+    name,
+    lane,
+    ...stepCells(ours, tokens),
+    ...peers.flatMap((peer) => peerStepCells(results, peer, ours, tokens)),
+  ]);
+  const table = markdownTable(['training step', 'lane', 'tokens/s', 'MB', ...ofPeers], rows);
+  const notes = lines.map(({ name, ours, peers: results }): PeerLine => {
+    return { kernel: 'training step', shape: name, peers: [ours, ...results] };
   });
-  return [markdownTable(headings, rows), ...skippedNotes(lines.map(asLine))].join('\n');
+  return [table, ...skippedNotes(notes)].join('\n');
 }
 
-type Step = TrainingLine['ours'];
-
-/** Tokens a second, megabytes, and with `ours` how many times as many tokens ours makes. */
-function stepCells(step: Step | undefined, ours?: Step): string[] {
-  const isDone = step !== undefined && !('skipped' in step);
-  const ratio =
-    isDone && ours && !('skipped' in ours) ? ours.tokensPerSecond / step.tokensPerSecond : undefined;
-  const cells = isDone
-    ? [
-        `${digits(step.tokensPerSecond)}${step.isSlow ? slowMark : ''}`,
-        step.peakBytes ? (step.peakBytes / 1e6).toFixed(0) : '',
-      ]
-    : [step?.skipped ?? '', ''];
-  return ours ? [...cells, ratio === undefined ? '' : `${digits(ratio)}x`] : cells;
+/** Tokens a second and megabytes, those of tensors in brackets. */
+function stepCells(step: PeerResult | undefined, tokens: number): [string, string] {
+  if (!step || 'skipped' in step) return ['', ''];
+  const { wallMs, peakBytes, tensorBytes, isSlow } = step;
+  const megabytes = (bytes: number): string => (bytes / 1e6).toFixed(0);
+  const ofTensors = tensorBytes === undefined ? '' : ` (${megabytes(tensorBytes)})`;
+  return [
+    `${digits((1000 * tokens) / wallMs)}${isSlow ? slowMark : ''}`,
+    peakBytes === undefined ? '' : `${megabytes(peakBytes)}${ofTensors}`,
+  ];
 }
 
-/** A peer times steps; the tokens of one are those of ours. */
-function peerStep({ ours, peers }: TrainingLine, name: string): Step | undefined {
-  const result = peers.find(({ peer }) => peer === name);
-  if (!result || 'skipped' in result || 'skipped' in ours) return undefined;
-  const { wallMs: stepMs, peakBytes, isSlow } = result;
-  return { tokensPerSecond: (ours.tokensPerSecond * ours.stepMs) / stepMs, stepMs, peakBytes, isSlow };
-}
-
-function asLine({ name, peers }: TrainingLine): PeerLine {
-  return { kernel: 'training step', shape: name, peers };
+function peerStepCells(results: PeerResult[], name: string, ours: PeerResult, tokens: number): string[] {
+  const result = results.find(({ peer }) => peer === name);
+  const cells = stepCells(result, tokens);
+  if (!result || 'skipped' in result || 'skipped' in ours) return [...cells, ''];
+  return [...cells, `${digits(ratioOf(result, ours).wall)}x`];
 }
 
 /** Calls of a few numbers, and how many times as long as the first of them they take. */
