@@ -1,21 +1,24 @@
 import {
   add,
-  concat1d,
-  div,
+  concat,
   dispose,
+  div,
   minimum,
   mul,
-  reshape,
   split,
   sqrt,
   square,
+  stack,
   sub,
   sum,
+  tensor1d,
   tidy,
+  unstack,
+  util,
   variable,
   zeros,
 } from '@tensorflow/tfjs-core';
-import type { Scalar, Tensor, Tensor1D, Variable } from '@tensorflow/tfjs-core';
+import type { Scalar, Tensor, Variable } from '@tensorflow/tfjs-core';
 
 export interface AdamOptions {
   beta1: number;
@@ -23,89 +26,121 @@ export interface AdamOptions {
   eps: number;
 }
 
+/** By the variable that they belong to. */
+export type Moments = Record<'first_moment' | 'second_moment', Map<Variable, Variable>>;
+
+/** Variables whose rows are alike, and their moments: one tensor each, all rows one after another. */
+interface Group {
+  variables: Variable[];
+  firstMoment: Variable;
+  secondMoment: Variable;
+}
+
 /**
  * Adam (Kingma and Ba, arXiv:1412.6980, algorithm 1), whose whole state can be saved: tf.train.adam also keeps the
  * powers of its betas as float32 products, which its getWeights leaves out, and so cannot resume exactly.
  *
- * Gradients and moments of all variables are one tensor each: a dozen ops a variable would take the host longer than the
+ * Variables with rows of one shape are updated together: a dozen ops for each of them would take the host longer than the
  * numbers take a GPU.
  */
 export class Adam {
   /** Updates so far: with the moments, the whole state. */
   updates = 0;
-  /** [all numbers of the variables, one after another] */
-  readonly firstMoment: Variable;
-  readonly secondMoment: Variable;
+  private readonly groups: Group[];
 
   constructor(
     readonly variables: readonly Variable[],
     readonly options: AdamOptions,
   ) {
-    const size = sizesOf(variables).reduce((all, one) => all + one, 0);
-    const empty = (): Variable => tidy(() => variable(zeros([size]), false));
-    this.firstMoment = empty();
-    this.secondMoment = empty();
+    this.groups = alike(variables).map((group) => {
+      const rows = group.reduce((all, { shape }) => all + shape[0], 0);
+      const empty = (): Variable => tidy(() => variable(zeros([rows, ...group[0].shape.slice(1)]), false));
+      return { variables: group, firstMoment: empty(), secondMoment: empty() };
+    });
   }
 
-  /** One update, with the gradients as joined() makes them of the variables' own. */
-  update(gradient: Tensor1D, learningRate: number): void {
+  /**
+   * One update, with gradients in the order of the variables, scaled down to a global norm of `clipNorm`.
+   * Returns their norm before that.
+   */
+  update(gradients: readonly Tensor[], learningRate: number, clipNorm: number): Scalar {
     const { beta1, beta2, eps } = this.options;
     this.updates++;
     // lr · m̂ / (√v̂ + eps), with the corrections of m̂ and v̂ moved out of the tensors
     const correction1 = 1 - beta1 ** this.updates;
     const rootCorrection2 = Math.sqrt(1 - beta2 ** this.updates);
-    tidy(() => {
-      const first = add(mul(this.firstMoment, beta1), mul(gradient, 1 - beta1));
-      const second = add(mul(this.secondMoment, beta2), mul(square(gradient), 1 - beta2));
-      const rate = (learningRate * rootCorrection2) / correction1;
-      const change = div(mul(first, rate), add(sqrt(second), eps * rootCorrection2));
-      this.firstMoment.assign(first);
-      this.secondMoment.assign(second);
-      const changes = this.separated(change);
-      this.variables.forEach((each, i) => each.assign(sub(each, changes[i])));
+    const rate = (learningRate * rootCorrection2) / correction1;
+    return tidy(() => {
+      // made as one tensor: a number in a tfjs op is a tensor of its own, and a GPU may have to wait for each
+      const numbers = [beta1, 1 - beta1, beta2, 1 - beta2, eps * rootCorrection2, rate, clipNorm, 1];
+      const [keep1, add1, keep2, add2, smallest, step, limit, one] = unstack(tensor1d(numbers));
+      const gradientOf = new Map(this.variables.map((each, i) => [each, gradients[i]]));
+      const joined = this.groups.map((group) =>
+        concat(group.variables.map((each) => gradientOf.get(each) as Tensor)),
+      );
+      const norm = sqrt(sum<Scalar>(stack(joined.map((gradient) => sum(square(gradient))))));
+      const factor = minimum(one, div(limit, norm));
+      this.groups.forEach(({ variables, firstMoment, secondMoment }, i) => {
+        tidy(() => {
+          const gradient = mul(joined[i], factor);
+          const first = add(mul(firstMoment, keep1), mul(gradient, add1));
+          const second = add(mul(secondMoment, keep2), mul(square(gradient), add2));
+          const change = div(mul(first, step), add(sqrt(second), smallest));
+          firstMoment.assign(first);
+          secondMoment.assign(second);
+          const updated = rowsOf(variables, sub(concat(variables), change));
+          variables.forEach((each, v) => each.assign(updated[v]));
+        });
+      });
+      return norm;
     });
   }
 
   /** The moments of each variable, as variables of the caller's. */
-  moments(): { first: Variable[]; second: Variable[] } {
-    const owned = (moment: Tensor): Variable[] =>
-      tidy(() => this.separated(moment).map((part) => variable(part, false)));
-    return { first: owned(this.firstMoment), second: owned(this.secondMoment) };
+  moments(): Moments {
+    const moments: Moments = { first_moment: new Map(), second_moment: new Map() };
+    tidy(() => {
+      for (const { variables, firstMoment, secondMoment } of this.groups) {
+        const [first, second] = [rowsOf(variables, firstMoment), rowsOf(variables, secondMoment)];
+        variables.forEach((each, i) => {
+          moments.first_moment.set(each, variable(first[i], false));
+          moments.second_moment.set(each, variable(second[i], false));
+        });
+      }
+    });
+    return moments;
   }
 
-  /** Takes moments over that are of the variables' shapes. */
-  setMoments({ first, second }: { first: readonly Tensor[]; second: readonly Tensor[] }): void {
+  /** Takes the values of moments over, which stay the caller's. */
+  setMoments({ first_moment: first, second_moment: second }: Moments): void {
     tidy(() => {
-      this.firstMoment.assign(joined(first));
-      this.secondMoment.assign(joined(second));
+      for (const { variables, firstMoment, secondMoment } of this.groups) {
+        firstMoment.assign(concat(variables.map((each) => first.get(each) as Variable)));
+        secondMoment.assign(concat(variables.map((each) => second.get(each) as Variable)));
+      }
     });
   }
 
   dispose(): void {
-    dispose([this.firstMoment, this.secondMoment]);
-  }
-
-  private separated(all: Tensor): Tensor[] {
-    const parts = split(all, sizesOf(this.variables));
-    return parts.map((part, i) => reshape(part, this.variables[i].shape));
+    for (const { firstMoment, secondMoment } of this.groups) dispose([firstMoment, secondMoment]);
   }
 }
 
-/** All numbers of some tensors, one after another. */
-export function joined(tensors: readonly Tensor[]): Tensor1D {
-  return tidy(() => concat1d(tensors.map((tensor) => reshape(tensor, [tensor.size]))));
+/** Variables that differ in their first axis alone stand together. */
+function alike(variables: readonly Variable[]): Variable[][] {
+  const groups: Variable[][] = [];
+  for (const each of variables) {
+    const group = groups.find(([{ shape }]) => util.arraysEqual(shape.slice(1), each.shape.slice(1)));
+    if (group) group.push(each);
+    else groups.push([each]);
+  }
+  return groups;
 }
 
-/** √ of the sum of all squares, on the device. */
-export function normOf(gradient: Tensor1D): Scalar {
-  return tidy(() => sqrt(sum<Scalar>(square(gradient))));
-}
-
-/** The gradient times min(1, limit / norm). */
-export function clipByNorm(gradient: Tensor1D, norm: Scalar, limit: number): Tensor1D {
-  return tidy(() => mul(gradient, minimum(1, div(limit, norm))));
-}
-
-function sizesOf(tensors: readonly Tensor[]): number[] {
-  return tensors.map(({ size }) => size);
+/** The rows of each variable out of those of all. */
+function rowsOf(variables: readonly Variable[], all: Tensor): Tensor[] {
+  return split(
+    all,
+    variables.map(({ shape }) => shape[0]),
+  );
 }

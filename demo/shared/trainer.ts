@@ -2,7 +2,7 @@ import { dispose, env, getBackend, stack, tidy, variableGrads } from '@tensorflo
 import type { Scalar, Tensor, Tensor2D } from '@tensorflow/tfjs-core';
 import { crossEntropy } from '../../src/layers.js';
 import type { DeepseekModel } from '../../src/models.js';
-import { Adam, clipByNorm, joined, normOf } from './adam.js';
+import { Adam } from './adam.js';
 import { evenBatch, trainingBatch } from './batches.js';
 import type { Batch } from './batches.js';
 import type { Corpus } from './corpus.js';
@@ -145,10 +145,7 @@ export async function trainingStep(
     summary = withRepeatableProducts(() =>
       tidy(() => {
         const { loss, gradients } = lossAndGradients(model, inputs, targets);
-        const gradient = joined(gradients);
-        const norm = normOf(gradient);
-        optimizer.update(clipByNorm(gradient, norm, clipNorm), learningRate);
-        return stack([loss, norm]);
+        return stack([loss, optimizer.update(gradients, learningRate, clipNorm)]);
       }),
     );
   } finally {

@@ -9,7 +9,7 @@ import {
   writeSafetensors,
 } from '../../src/models.js';
 import type { CheckpointFiles, ModelParameter, StoredTensor } from '../../src/models.js';
-import type { Adam } from './adam.js';
+import type { Moments } from './adam.js';
 import { fingerprint } from './corpus.js';
 import type { Corpus } from './corpus.js';
 import { Trainer } from './trainer.js';
@@ -40,16 +40,12 @@ export async function saveTraining(trainer: Trainer): Promise<Map<string, Uint8A
   const optimizer = new Map<string, StoredTensor>();
   const moments = trainer.optimizer.moments();
   try {
-    for (const { prefix, variablesOf } of named(moments, trainer)) {
-      const stored = await storeParameters(
-        trainer.model.parameters,
-        variablesOf,
-        ({ name }) => prefix + name,
-      );
+    for (const { variablesOf, nameOf } of byParameter(moments)) {
+      const stored = await storeParameters(trainer.model.parameters, variablesOf, nameOf);
       for (const [name, tensor] of stored) optimizer.set(name, tensor);
     }
   } finally {
-    dispose([...moments.first, ...moments.second]);
+    disposeMoments(moments);
   }
   return new Map([
     ...(await trainer.model.save()),
@@ -83,29 +79,29 @@ export async function loadTraining(files: CheckpointFiles, corpus: Corpus): Prom
 function restoreMoments(trainer: Trainer, saved: ReadonlyMap<string, StoredTensor>): void {
   const moments = trainer.optimizer.moments();
   try {
-    for (const { prefix, variablesOf } of named(moments, trainer)) {
-      restoreParameters(trainer.model.parameters, saved, variablesOf, ({ name }) => prefix + name);
+    for (const { variablesOf, nameOf } of byParameter(moments)) {
+      restoreParameters(trainer.model.parameters, saved, variablesOf, nameOf);
     }
     trainer.optimizer.setMoments(moments);
   } finally {
-    dispose([...moments.first, ...moments.second]);
+    disposeMoments(moments);
   }
 }
 
-interface NamedMoments {
-  prefix: string;
+interface ParameterMoments {
   variablesOf: (parameter: ModelParameter) => Variable[];
+  nameOf: (parameter: ModelParameter) => string;
 }
 
-function named({ first, second }: ReturnType<Adam['moments']>, { optimizer }: Trainer): NamedMoments[] {
-  const lookUp = (moments: Variable[]): NamedMoments['variablesOf'] => {
-    const momentOf = new Map(optimizer.variables.map((variable, i) => [variable, moments[i]]));
-    return ({ parts }) => parts.flatMap((part) => momentOf.get(part) ?? []);
-  };
-  return [
-    { prefix: 'first_moment.', variablesOf: lookUp(first) },
-    { prefix: 'second_moment.', variablesOf: lookUp(second) },
-  ];
+function byParameter(moments: Moments): ParameterMoments[] {
+  return Object.entries(moments).map(([moment, ofVariable]) => ({
+    variablesOf: ({ parts }) => parts.flatMap((part) => ofVariable.get(part) ?? []),
+    nameOf: ({ name }) => `${moment}.${name}`,
+  }));
+}
+
+function disposeMoments(moments: Moments): void {
+  for (const ofVariable of Object.values(moments)) dispose([...ofVariable.values()]);
 }
 
 const settingNames: readonly (keyof TrainingSettings)[] = [
