@@ -1,5 +1,5 @@
-import { Tensor, customGrad, tensor, tensor1d } from '@tensorflow/tfjs-core';
-import type { GradSaveFunc, Tensor1D, TensorLike } from '@tensorflow/tfjs-core';
+import { Tensor, backend, customGrad, keep, scalar, tensor, tensor1d } from '@tensorflow/tfjs-core';
+import type { GradSaveFunc, KernelBackend, Scalar, Tensor1D, TensorLike } from '@tensorflow/tfjs-core';
 import { isNumbers } from './problem.js';
 
 /** A tensor as it is, anything else as tfjs reads it; the dtype is checked by the problem, never cast. */
@@ -16,6 +16,20 @@ export function absent(dtype: 'float32' | 'int32' = 'float32'): Tensor1D {
 export function lengthsTensor(lengths: readonly number[] | Tensor1D | undefined): Tensor1D {
   if (lengths === undefined) return absent('int32');
   return isNumbers(lengths) ? tensor1d([...lengths], 'int32') : lengths;
+}
+
+const constants = new WeakMap<KernelBackend, Map<number, Scalar>>();
+
+/**
+ * A number as a tensor that stays for as long as its backend. tfjs makes a tensor of every number in an op anew, and on its
+ * way to a GPU TensorFlow waits until all work before it is done.
+ */
+export function constant(value: number): Scalar {
+  const ofBackend = constants.get(backend()) ?? new Map<number, Scalar>();
+  constants.set(backend(), ofBackend);
+  const tensorOf = ofBackend.get(value) ?? keep(scalar(value));
+  ofBackend.set(value, tensorOf);
+  return tensorOf;
 }
 
 /**

@@ -1,4 +1,4 @@
-import { cast, gather, oneHot, reshape, serialization, tidy } from '@tensorflow/tfjs-core';
+import { cast, gather, oneHot, serialization, tidy } from '@tensorflow/tfjs-core';
 import type { Tensor, Tensor1D, Tensor2D } from '@tensorflow/tfjs-core';
 import { layers } from '@tensorflow/tfjs-layers';
 import type { LayerVariable, Shape } from '@tensorflow/tfjs-layers';
@@ -6,7 +6,7 @@ import { withGradient } from '../core/tensors.js';
 import { checkPositive, first, firstShape, normal } from './layerTypes.js';
 import type { LayerArgs } from './layerTypes.js';
 import { product } from './linear.js';
-import { asMatrix } from './rowwise.js';
+import { asMatrix, inShape } from './rowwise.js';
 
 /**
  * Rows of a table [vocabulary, d] by ids [...]: [..., d].
@@ -17,9 +17,9 @@ import { asMatrix } from './rowwise.js';
  */
 export function embed(table: Tensor2D, ids: Tensor): Tensor {
   return tidy(() => {
-    const flat: Tensor1D = reshape(ids, [ids.size]);
+    const flat = inShape(ids, [ids.size]) as Tensor1D;
     const rows = lookUp(table, flat.dtype === 'int32' ? flat : cast(flat, 'int32'));
-    return reshape(rows, [...ids.shape, table.shape[1]]);
+    return inShape(rows, [...ids.shape, table.shape[1]]);
   });
 }
 

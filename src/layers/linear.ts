@@ -1,7 +1,7 @@
-import { add, getBackend, matMul, reshape, tidy, transpose } from '@tensorflow/tfjs-core';
+import { add, getBackend, matMul, tidy, transpose } from '@tensorflow/tfjs-core';
 import type { Tensor, Tensor1D, Tensor2D } from '@tensorflow/tfjs-core';
 import { withGradient } from '../core/tensors.js';
-import { asMatrix } from './rowwise.js';
+import { asMatrix, inShape } from './rowwise.js';
 
 /**
  * x [..., in] times a weight [out, in], transposed, plus an optional bias [out]; the result has the shape given.
@@ -14,7 +14,7 @@ export function linear(x: Tensor, weight: Tensor, shape: number[], bias?: Tensor
     (a, w) => ({ value: product(a, w, 'b'), saved: [a, w] }),
     (dy, [a, w]) => [product(dy, w), product(dy, a, 'a')],
   );
-  return reshape(bias ? add(rows, bias as Tensor1D) : rows, shape);
+  return inShape(bias ? add(rows, bias as Tensor1D) : rows, shape);
 }
 
 /**

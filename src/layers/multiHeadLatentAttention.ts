@@ -16,13 +16,16 @@ import { linear } from './linear.js';
 import { rmsNorm } from './rmsNorm.js';
 import { RotaryEmbedding } from './rotaryEmbedding.js';
 import type { RopeTables } from './rotaryEmbedding.js';
-import { joinColumns } from './rowwise.js';
+import { asMatrix, joinColumns } from './rowwise.js';
 
 const fn = 'MultiHeadLatentAttention';
 
 export interface MultiHeadLatentAttentionArgs extends LayerArgs, MultiHeadLatentAttentionConfig {}
 
-/** Beside the input: a mask [b, s] of tfjs-layers, and the rotary tables if the caller has them already. */
+/**
+ * Beside the input: a mask [b, s] of tfjs-layers, and the rotary tables if the caller has them already. With tables the input
+ * may also be rows [b·s, hidden], and the output is rows then.
+ */
 export interface AttentionCall {
   mask?: Tensor | Tensor[] | null;
   rope?: RopeTables;
@@ -36,10 +39,18 @@ export type FullForm = (
   options?: MlaAttentionOptions & { returnLse?: false },
 ) => Tensor4D;
 
-/** What a token leaves in a cache: [b, s, kvLoraRank] and [b, s, qkRopeHeadDim]. */
+/** What a token leaves in a cache: [b·s, kvLoraRank] and [b, s, qkRopeHeadDim]. */
 interface Latents {
-  cKv: Tensor3D;
+  cKv: Tensor2D;
   kRope: Tensor3D;
+}
+
+/** An input as rows [b·s, hidden], and what is known of their places. */
+interface Tokens {
+  rows: Tensor2D;
+  b: number;
+  s: number;
+  rope: RopeTables;
 }
 
 interface Queries {
@@ -113,9 +124,9 @@ export class MultiHeadLatentAttention extends layers.Layer {
   /** The full form. */
   override call(inputs: Tensor | Tensor[], { mask, rope }: AttentionCall = {}): Tensor {
     return tidy(() => {
-      const x = this.checked(first(inputs));
-      const lengths = this.lengths(inputs, mask);
-      return this.attend(x, this.latents(x, rope), lengths, rope);
+      const x = first(inputs);
+      const tokens = this.tokens(x, rope);
+      return this.attend(tokens, this.latents(tokens), this.lengths(inputs, tokens, mask), x.shape);
     });
   }
 
@@ -123,14 +134,15 @@ export class MultiHeadLatentAttention extends layers.Layer {
    * The full form on the first tokens of a sequence, which also fills an empty cache.
    * `counts`: how many tokens of each entry are real, for prompts padded on the right.
    */
-  prefill(x: Tensor3D, cache: LatentCache, counts?: readonly number[], rope?: RopeTables): Tensor3D {
+  prefill<T extends Tensor>(x: T, cache: LatentCache, counts?: readonly number[], rope?: RopeTables): T {
     if (cache.lengths.some((length) => length > 0)) {
       fail(fn, `prefill needs an empty cache, got lengths ${shapeText(cache.lengths)}`);
     }
     return tidy(() => {
-      const latents = this.latents(this.checked(x), rope);
-      cache.append(latents.cKv, latents.kRope, counts ? [...counts] : undefined);
-      return this.attend(x, latents, counts, rope) as Tensor3D;
+      const tokens = this.tokens(x, rope);
+      const latents = this.latents(tokens);
+      this.append(cache, tokens, latents, counts);
+      return this.attend(tokens, latents, counts, x.shape) as T;
     });
   }
 
@@ -138,14 +150,11 @@ export class MultiHeadLatentAttention extends layers.Layer {
    * The absorbed form: the next tokens [b, n, hidden] of each sequence, whose earlier ones are in the cache.
    * Their latents are appended to it. Not differentiable: a cache is written in place.
    */
-  step(x: Tensor3D, cache: LatentCache, rope?: RopeTables): Tensor3D {
+  step<T extends Tensor>(x: T, cache: LatentCache, rope?: RopeTables): T {
     return tidy(() => {
-      const [b, n] = this.checked(x).shape;
-      const { numHeads: h, vHeadDim: dv } = this.config;
-      const tables = rope ?? this.rope.at(cache.lengths, n);
-      const { cKv, kRope } = this.latents(x, tables);
-      const queries = this.queries(x, tables);
-      cache.append(cKv, kRope);
+      const tokens = this.tokens(x, rope, cache.lengths);
+      const queries = this.queries(tokens);
+      this.append(cache, tokens, this.latents(tokens));
       const out = mlaDecode(
         this.perHead(queries.nope, 'kv_b_proj_key', false),
         queries.rope,
@@ -153,8 +162,7 @@ export class MultiHeadLatentAttention extends layers.Layer {
         cache.kRope,
         { softmaxScale: this.softmaxScale, kvLengths: cache.lengths },
       );
-      const values = this.perHead(out, 'kv_b_proj_value', true);
-      return this.project(reshape(values, [b, n, h * dv])) as Tensor3D;
+      return this.project(this.perHead(out, 'kv_b_proj_value', true), x.shape) as T;
     });
   }
 
@@ -167,27 +175,44 @@ export class MultiHeadLatentAttention extends layers.Layer {
     return super.dispose();
   }
 
-  private checked<T extends Tensor>(x: T): T {
+  private tokens(x: Tensor, rope?: RopeTables, starts: readonly number[] = [0]): Tokens {
+    if (x.rank === 2 && rope) {
+      const s = rope.cos.shape[1];
+      return { rows: x as Tensor2D, b: x.shape[0] / s, s, rope };
+    }
     checkInput(fn, x, 3, '[b, s, hidden]');
-    return x;
+    const [b, s] = x.shape;
+    return { rows: asMatrix(x), b, s, rope: rope ?? this.rope.at(starts, s) };
   }
 
-  private lengths(inputs: Tensor | Tensor[], mask: AttentionCall['mask']): Tensor1D | undefined {
-    const [b, s] = first(inputs).shape;
+  private lengths(
+    inputs: Tensor | Tensor[],
+    { b, s }: Tokens,
+    mask: AttentionCall['mask'],
+  ): Tensor1D | undefined {
     if (Array.isArray(inputs) && inputs.length > 1) return lengthsFromInput(fn, inputs[1], b);
     const given = mask ? first(mask) : undefined;
     return given ? lengthsFromMask(fn, given, b, s, this.config.validateMask) : undefined;
   }
 
+  private append(
+    cache: LatentCache,
+    { b, s }: Tokens,
+    { cKv, kRope }: Latents,
+    counts?: readonly number[],
+  ): void {
+    cache.append(reshape(cKv, [b, s, this.config.kvLoraRank]), kRope, counts ? [...counts] : undefined);
+  }
+
   private attend(
-    x: Tensor,
+    tokens: Tokens,
     { cKv, kRope }: Latents,
     lengths: Tensor1D | readonly number[] | undefined,
-    rope: RopeTables | undefined,
+    shape: number[],
   ): Tensor {
-    const [b, s] = x.shape;
+    const { b, s } = tokens;
     const { numHeads: h, qkNopeHeadDim, vHeadDim: dv } = this.config;
-    const queries = this.queries(x, rope ?? this.rope.at([0], s));
+    const queries = this.queries(tokens);
     const q = joinColumns(queries.nope, queries.rope) as Tensor4D;
     const k = linear(cKv, this.weight('kv_b_proj_key'), [b, s, h, qkNopeHeadDim]) as Tensor4D;
     const v = linear(cKv, this.weight('kv_b_proj_value'), [b, s, h, dv]) as Tensor4D;
@@ -198,40 +223,30 @@ export class MultiHeadLatentAttention extends layers.Layer {
       qLengths: lengths,
       kvLengths: lengths,
     });
-    return this.project(reshape(out, [b, s, h * dv]));
+    return this.project(out, shape);
   }
 
   /** Eq. 9, 14 and 15: the latent, normalised, and the rotary key that all heads share. */
-  private latents(x: Tensor, rope?: RopeTables): Latents {
-    const [b, s] = x.shape;
+  private latents({ rows, b, s, rope }: Tokens): Latents {
     const { kvLoraRank: r, qkRopeHeadDim: rr, rmsNormEps } = this.config;
-    const cKv = linear(
-      x,
-      this.weight('kv_a_proj_latent'),
-      [b, s, r],
-      this.bias('kv_a_proj_latent'),
-    ) as Tensor3D;
-    const kRope = linear(
-      x,
-      this.weight('kv_a_proj_rope'),
-      [b, s, 1, rr],
-      this.bias('kv_a_proj_rope'),
-    ) as Tensor4D;
+    const project = (name: string, shape: number[]): Tensor =>
+      linear(rows, this.weight(name), shape, this.bias(name));
+    const cKv = project('kv_a_proj_latent', [b * s, r]) as Tensor2D;
+    const kRope = project('kv_a_proj_rope', [b, s, 1, rr]) as Tensor4D;
     return {
       cKv: rmsNorm(cKv, this.gain('kv_a_layernorm'), rmsNormEps),
-      kRope: reshape(this.rope.rotate(kRope, rope ?? this.rope.at([0], s)), [b, s, rr]),
+      kRope: reshape(this.rope.rotate(kRope, rope), [b, s, rr]),
     };
   }
 
   /** Eq. 12 and 13 (through the queries' own latent, eq. 37-39, if there is one). */
-  private queries(x: Tensor, rope: RopeTables): Queries {
-    const [b, s] = x.shape;
+  private queries({ rows, b, s, rope }: Tokens): Queries {
     const { numHeads: h, qkNopeHeadDim, qkRopeHeadDim, qLoraRank, rmsNormEps } = this.config;
-    let source = x;
+    let source = rows;
     let name = 'q_proj';
     if (qLoraRank !== null) {
-      const latent = linear(x, this.weight('q_a_proj'), [b, s, qLoraRank], this.bias('q_a_proj'));
-      source = rmsNorm(latent, this.gain('q_a_layernorm'), rmsNormEps);
+      const latent = linear(rows, this.weight('q_a_proj'), [b * s, qLoraRank], this.bias('q_a_proj'));
+      source = rmsNorm(latent as Tensor2D, this.gain('q_a_layernorm'), rmsNormEps);
       name = 'q_b_proj';
     }
     const turning = linear(source, this.weight(`${name}_rope`), [b, s, h, qkRopeHeadDim]) as Tensor4D;
@@ -241,10 +256,10 @@ export class MultiHeadLatentAttention extends layers.Layer {
     };
   }
 
-  private project(heads: Tensor): Tensor {
-    const [b, s] = heads.shape;
-    const weight = this.weight('o_proj');
-    return linear(heads, weight, [b, s, weight.shape[0]], this.bias('o_proj'));
+  /** What the heads have found, [b, s, h, dv], together: [b, s, hidden] or [b·s, hidden]. */
+  private project(heads: Tensor4D, shape: number[]): Tensor {
+    const [b, s, h, dv] = heads.shape;
+    return linear(reshape(heads, [b * s, h * dv]), this.weight('o_proj'), shape, this.bias('o_proj'));
   }
 
   /** x [b, n, h, in] times each head's own matrix out of a weight [h·rows, columns], as it is or transposed. */

@@ -1,11 +1,11 @@
-import { add, mul, reshape, rsqrt, serialization, square, sub, sum, tidy } from '@tensorflow/tfjs-core';
-import type { Tensor, Tensor1D, Tensor2D } from '@tensorflow/tfjs-core';
+import { add, mul, rsqrt, serialization, square, sub, sum, tidy } from '@tensorflow/tfjs-core';
+import type { Scalar, Tensor, Tensor1D, Tensor2D } from '@tensorflow/tfjs-core';
 import { initializers, layers } from '@tensorflow/tfjs-layers';
 import type { LayerVariable, Shape } from '@tensorflow/tfjs-layers';
-import { withGradient } from '../core/tensors.js';
+import { constant, withGradient } from '../core/tensors.js';
 import { first, firstShape, lastAxis } from './layerTypes.js';
 import type { LayerArgs } from './layerTypes.js';
-import { asMatrix, scaleRows, sumRows } from './rowwise.js';
+import { asMatrix, inShape, scaleRows, sumRows } from './rowwise.js';
 
 /**
  * x / sqrt(mean(x²) + eps) · gain over the last axis. gain is [d], x [..., d].
@@ -13,36 +13,33 @@ import { asMatrix, scaleRows, sumRows } from './rowwise.js';
  * Source: Zhang and Sennrich, arXiv:1910.07467, eq. 4; eps inside the root as in Hugging Face's DeepseekV3RMSNorm.
  */
 export function rmsNorm<T extends Tensor>(x: T, gain: Tensor1D, eps: number): T {
-  return tidy(() => reshape(rmsNormRows(asMatrix(x), gain, eps), x.shape) as T);
+  return tidy(() => inShape(rmsNormRows(asMatrix(x), gain, eps), x.shape) as T);
 }
 
 function rmsNormRows(rows: Tensor2D, gain: Tensor1D, eps: number): Tensor2D {
+  // made here: inside, tfjs takes what stays for a leak
+  const [smallest, share] = [constant(eps), constant(1 / rows.shape[1])];
   // One gradient in closed form: the composed one broadcasts and reduces five more times.
   return withGradient(
     [rows, gain],
-    (x, g) => ({ value: mul(normalise(x as Tensor2D, eps).normalised, g), saved: [x, g] }),
-    (dy, [x, g]) => rmsNormGradient(dy, x as Tensor2D, g as Tensor1D, eps),
+    (x, g) => {
+      const inverseRms = rsqrt(add(meanAlongRow(square(x), share), smallest)) as Tensor2D;
+      return { value: mul(scaleRows(x as Tensor2D, inverseRms), g), saved: [x, g, inverseRms] };
+    },
+    (dy, [x, g, inverseRms]) => {
+      // again, since a column of factors is less to keep than a matrix
+      const normalised = scaleRows(x as Tensor2D, inverseRms as Tensor2D);
+      const dNormalised = mul<Tensor2D>(dy, g);
+      const alongRow = meanAlongRow(mul(dNormalised, normalised), share);
+      const dx = scaleRows(sub(dNormalised, scaleRows(normalised, alongRow)), inverseRms as Tensor2D);
+      return [dx, sumRows(mul(dy, normalised))];
+    },
   ) as Tensor2D;
 }
 
-function normalise(x: Tensor2D, eps: number): { normalised: Tensor2D; inverseRms: Tensor2D } {
-  const inverseRms = rsqrt(add<Tensor2D>(meanAlongRow(square(x)), eps));
-  return { normalised: scaleRows(x, inverseRms), inverseRms };
-}
-
-/** The norm itself is computed again: less to keep until the backward pass than its results. */
-function rmsNormGradient(dy: Tensor, x: Tensor2D, gain: Tensor1D, eps: number): Tensor[] {
-  const { normalised, inverseRms } = normalise(x, eps);
-  const dNormalised = mul<Tensor2D>(dy, gain);
-  const alongRow = meanAlongRow(mul(dNormalised, normalised));
-  const dx = scaleRows(sub(dNormalised, scaleRows(normalised, alongRow)), inverseRms);
-  return [dx, sumRows(mul(dy, normalised))];
-}
-
-/** [n, d] → [n, 1]. tf.mean would divide every element first on cpu. */
-function meanAlongRow(matrix: Tensor): Tensor2D {
-  const d = (matrix as Tensor2D).shape[1];
-  return mul(sum(matrix, 1, true), 1 / d);
+/** [n, d] → [n, 1], with share = 1 / d. tf.mean would divide every element first on cpu. */
+function meanAlongRow(matrix: Tensor, share: Scalar): Tensor2D {
+  return mul(sum(matrix, 1, true), share);
 }
 
 export interface RMSNormArgs extends LayerArgs {

@@ -5,8 +5,7 @@ import {
   keep,
   matMul,
   mul,
-  neg,
-  reshape,
+  sub,
   tensor2d,
   tensor4d,
   tidy,
@@ -14,7 +13,7 @@ import {
 import type { Tensor, Tensor2D, Tensor4D } from '@tensorflow/tfjs-core';
 import { fail, shapeText } from '../core/errors.js';
 import { withGradient } from '../core/tensors.js';
-import { asMatrix } from './rowwise.js';
+import { asMatrix, inShape } from './rowwise.js';
 
 /** YaRN, in the words of a config.json. Source: Peng et al., arXiv:2309.00071, section 3. */
 export interface RopeScaling {
@@ -105,8 +104,11 @@ export class RotaryEmbedding {
       () =>
         withGradient(
           [x],
-          (value) => ({ value: turned(value, cos, sin, turn), saved: [cos, sin, turn] }),
-          (dy, [c, s, t]) => [turned(dy, c, neg(s), t as Tensor2D)],
+          (value) => ({
+            value: add(mul(value, cos), mul(quarterTurned(value, turn), sin)),
+            saved: [cos, sin, turn],
+          }),
+          (dy, [c, s, t]) => [sub(mul(dy, c), mul(quarterTurned(dy, t as Tensor2D), s))],
         ) as Tensor4D,
     );
   }
@@ -160,9 +162,8 @@ export class RotaryEmbedding {
   }
 }
 
-function turned(x: Tensor, cos: Tensor, sin: Tensor, turn: Tensor2D): Tensor {
-  const quarter = reshape(matMul(asMatrix(x), turn), x.shape);
-  return add(mul(x, cos), mul(quarter, sin));
+function quarterTurned(x: Tensor, turn: Tensor2D): Tensor {
+  return inShape(matMul(asMatrix(x), turn), x.shape);
 }
 
 function plainFrequencies(dim: number, theta: number): Float64Array {

@@ -9,6 +9,7 @@ import {
   slice,
   split,
   sum,
+  util,
 } from '@tensorflow/tfjs-core';
 import type { Tensor, Tensor1D, Tensor2D } from '@tensorflow/tfjs-core';
 import { withGradient } from '../core/tensors.js';
@@ -64,5 +65,10 @@ function splitColumns(joined: Tensor, leftShape: number[], rightShape: number[])
 export function asMatrix(x: Tensor): Tensor2D {
   const d = x.shape[x.rank - 1];
   // -1 cannot be inferred when d is 0
-  return reshape(x, [x.size / Math.max(1, d), d]);
+  return inShape(x, [x.size / Math.max(1, d), d]) as Tensor2D;
+}
+
+/** A reshape where there is something to do: it is an op like others, and has a gradient. */
+export function inShape(x: Tensor, shape: number[]): Tensor {
+  return util.arraysEqual(x.shape, shape) ? x : reshape(x, shape);
 }

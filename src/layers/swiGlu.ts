@@ -1,7 +1,8 @@
-import { mul, serialization, sigmoid, tidy } from '@tensorflow/tfjs-core';
+import { add, mul, serialization, sigmoid, sub, tidy } from '@tensorflow/tfjs-core';
 import type { Tensor } from '@tensorflow/tfjs-core';
 import { layers } from '@tensorflow/tfjs-layers';
 import type { LayerVariable, Shape } from '@tensorflow/tfjs-layers';
+import { withGradient } from '../core/tensors.js';
 import { checkPositive, first, firstShape, lastAxis, normal } from './layerTypes.js';
 import type { LayerArgs } from './layerTypes.js';
 import { linear } from './linear.js';
@@ -64,7 +65,7 @@ export class SwiGLU extends layers.Layer {
       const inner: [number, number] = [rows.shape[0], this.intermediateSize];
       const gate = linear(rows, this.gateProj.read(), inner);
       const up = linear(rows, this.upProj.read(), inner);
-      return linear(mul(mul(gate, sigmoid(gate)), up), this.downProj.read(), x.shape);
+      return linear(gated(gate, up), this.downProj.read(), x.shape);
     });
   }
 
@@ -79,3 +80,18 @@ export class SwiGLU extends layers.Layer {
   }
 }
 serialization.registerClass(SwiGLU);
+
+/** silu(gate) · up. The gradient keeps no third matrix, and sigmoid's own would make one of the number 1. */
+function gated(gate: Tensor, up: Tensor): Tensor {
+  return withGradient(
+    [gate, up],
+    (g, u) => ({ value: mul(mul(g, sigmoid(g)), u), saved: [g, u] }),
+    (dy, [g, u]) => {
+      const open = sigmoid(g);
+      const dOpened = mul(dy, open);
+      const dUp = mul(dOpened, g);
+      // silu' = σ + silu · (1 − σ)
+      return [mul(sub(add(dOpened, dUp), mul(dUp, open)), u), dUp];
+    },
+  );
+}

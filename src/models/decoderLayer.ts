@@ -1,5 +1,5 @@
 import { add, tidy } from '@tensorflow/tfjs-core';
-import type { Tensor3D, Variable } from '@tensorflow/tfjs-core';
+import type { Tensor2D, Variable } from '@tensorflow/tfjs-core';
 import type { LayerVariable } from '@tensorflow/tfjs-layers';
 import type { LatentCache } from '../cache/latentCache.js';
 import { MultiHeadLatentAttention } from '../layers/multiHeadLatentAttention.js';
@@ -11,7 +11,7 @@ import { parameter } from './parameters.js';
 import type { ModelParameter } from './parameters.js';
 
 /** How the attention of a decoder layer runs: in full, in full while filling a cache, or absorbed over a cache. */
-export type Attend = (attention: MultiHeadLatentAttention, x: Tensor3D) => Tensor3D;
+export type Attend = (attention: MultiHeadLatentAttention, x: Tensor2D) => Tensor2D;
 
 /** x + attention(norm(x)), then x + mlp(norm(x)): DeepSeek-V2, arXiv:2405.04434, section 2. */
 export class DecoderLayer {
@@ -43,10 +43,11 @@ export class DecoderLayer {
     }
   }
 
-  run(x: Tensor3D, attend: Attend): Tensor3D {
+  /** Rows [b·s, hidden]: between the ops of a layer nothing is reshaped. */
+  run(x: Tensor2D, attend: Attend): Tensor2D {
     return tidy(() => {
-      const attended = add(x, attend(this.attention, this.inputNorm.call(x) as Tensor3D));
-      return add<Tensor3D>(attended, this.mlp.call(this.attentionNorm.call(attended)));
+      const attended = add(x, attend(this.attention, this.inputNorm.call(x) as Tensor2D));
+      return add<Tensor2D>(attended, this.mlp.call(this.attentionNorm.call(attended)));
     });
   }
 
@@ -68,7 +69,7 @@ export class DecoderLayer {
 
 /** Full attention over all positions at once. */
 export function attendInFull(rope: RopeTables): Attend {
-  return (attention, x) => attention.call(x, { rope }) as Tensor3D;
+  return (attention, x) => attention.call(x, { rope }) as Tensor2D;
 }
 
 /** Full attention that fills a layer's empty cache. */

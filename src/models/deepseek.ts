@@ -78,20 +78,24 @@ export class DeepseekModel {
   /** ids [b, s] → logits [b, s, vocabulary], every position seeing those up to itself. Differentiable. */
   logits(ids: Tensor2D): Tensor3D {
     return tidy(() => {
-      const [, s] = checkIds(ids).shape;
+      const [b, s] = checkIds(ids).shape;
       const rope = this.rope.at([0], s);
-      return this.headOf(this.run(ids, () => attendInFull(rope)));
+      return this.headOf(
+        this.run(ids, () => attendInFull(rope)),
+        [b, s],
+      ) as Tensor3D;
     });
   }
 
   /** Hidden states [b, s, hidden] after the embedding, after each layer, the last one after the final norm. */
   hiddenStates(ids: Tensor2D): Tensor3D[] {
     return tidy(() => {
-      const rope = this.rope.at([0], checkIds(ids).shape[1]);
-      const states = [this.embedding.call(ids) as Tensor3D];
+      const [b, s] = checkIds(ids).shape;
+      const rope = this.rope.at([0], s);
+      const states = [this.embed(ids)];
       for (const layer of this.layers) states.push(layer.run(states[states.length - 1], attendInFull(rope)));
-      states.push(this.norm.call(states.pop() as Tensor3D) as Tensor3D);
-      return states;
+      states.push(this.norm.call(states.pop() as Tensor2D) as Tensor2D);
+      return states.map((rows) => reshape(rows, [b, s, this.config.hiddenSize]));
     });
   }
 
@@ -111,18 +115,21 @@ export class DeepseekModel {
       const rope = this.rope.at([0], s);
       const hidden = this.run(ids, (i) => attendAndFill(caches[i], rope, counts));
       const last = (counts ?? Array.from({ length: b }, () => s)).map((count, entry) =>
-        slice(hidden, [entry, count - 1, 0], [1, 1, -1]),
+        slice(hidden, [entry * s + count - 1, 0], [1, -1]),
       );
-      return reshape(this.headOf(concat(last, 0)), [b, this.config.vocabSize]);
+      return this.headOf(concat(last, 0), [b]) as Tensor2D;
     });
   }
 
   /** The next tokens [b, n] over filled caches, by the absorbed form: logits [b, n, vocabulary]. */
   step(ids: Tensor2D, caches: LatentCache[]): Tensor3D {
     return tidy(() => {
-      const [, n] = checkIds(ids).shape;
+      const [b, n] = checkIds(ids).shape;
       const rope = this.rope.at(caches[0].lengths, n);
-      return this.headOf(this.run(ids, (i) => attendToCache(caches[i], rope)));
+      return this.headOf(
+        this.run(ids, (i) => attendToCache(caches[i], rope)),
+        [b, n],
+      ) as Tensor3D;
     });
   }
 
@@ -161,16 +168,21 @@ export class DeepseekModel {
     return this.layers[0].attention.rope;
   }
 
-  private run(ids: Tensor2D, attendOf: (layer: number) => Attend): Tensor3D {
-    let x = this.embedding.call(ids) as Tensor3D;
+  /** ids [b, s] → the last hidden states as rows [b·s, hidden]. */
+  private run(ids: Tensor2D, attendOf: (layer: number) => Attend): Tensor2D {
+    let x = this.embed(ids);
     for (const layer of this.layers) x = layer.run(x, attendOf(layer.index));
-    return this.norm.call(x) as Tensor3D;
+    return this.norm.call(x) as Tensor2D;
   }
 
-  private headOf(hidden: Tensor): Tensor3D {
-    const [b, s] = hidden.shape;
+  private embed(ids: Tensor2D): Tensor2D {
+    return this.embedding.call(reshape(ids, [ids.size])) as Tensor2D;
+  }
+
+  /** Logits of rows, [...places, vocabulary]. */
+  private headOf(rows: Tensor2D, places: number[]): Tensor {
     const weight = this.head ?? variableOf(this.embedding.table);
-    return linear(hidden, weight, [b, s, this.config.vocabSize]) as Tensor3D;
+    return linear(rows, weight, [...places, this.config.vocabSize]);
   }
 
   /** Tensors that Hugging Face's loader passes over too. */
