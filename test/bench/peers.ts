@@ -64,6 +64,7 @@ export class PeerProgram {
     readonly name: string,
     private readonly command: string,
     private readonly args: string[],
+    private readonly environment?: NodeJS.ProcessEnv,
   ) {}
 
   /** Never throws: a peer that fails is skipped, with its reason, and one that is absent is not asked again. */
@@ -75,8 +76,12 @@ export class PeerProgram {
     if (this.absence !== undefined) return skip(this.absence);
     try {
       const args = [...this.args, JSON.stringify(request)];
-      const { signal } = stopping;
-      const { stdout } = await run(this.command, args, { timeout: timeoutMs, maxBuffer: 2 ** 26, signal });
+      const { stdout } = await run(this.command, args, {
+        timeout: timeoutMs,
+        maxBuffer: 2 ** 26,
+        signal: stopping.signal,
+        env: this.environment,
+      });
       const answer = parseAnswer(stdout);
       if ('absent' in answer) return skip((this.absence = answer.absent));
       Object.assign(this.versions, answer.versions);
@@ -95,13 +100,9 @@ export class PeerProgram {
 export async function askAll(
   programs: PeerProgram[],
   request: PeerRequest,
-  onAsk: (program: PeerProgram) => void = () => undefined,
 ): Promise<(kernel: KernelName) => PeerResult[]> {
   const answers: PeerAnswer['results'][] = [];
-  for (const program of programs) {
-    onAsk(program);
-    answers.push(await program.ask(request));
-  }
+  for (const program of programs) answers.push(await program.ask(request));
   return (kernel) => answers.flatMap((results) => results[kernel] ?? []);
 }
 

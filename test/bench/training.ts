@@ -10,8 +10,9 @@ import { kernelsOf, problemOf } from '../../src/ops/explain.js';
 import type { BackendOptions } from './backend.js';
 import { laneOf, tfjsPeer } from './bench.js';
 import type { Bench } from './bench.js';
+import { isOnTensorflowGpu } from './memory.js';
 import { askAll, PeerProgram } from './peers.js';
-import type { PeerResult } from './peers.js';
+import type { PeerRequest, PeerResult } from './peers.js';
 
 /** How trainingProcess.ts computes. */
 export interface OwnTraining extends BackendOptions {
@@ -19,6 +20,8 @@ export interface OwnTraining extends BackendOptions {
   precision: Precision;
   /** tfjs's composed ops in the place of our attention */
   isComposed: boolean;
+  /** a few steps, for the memory that they take */
+  isForMemory: boolean;
 }
 
 export interface TrainingLine {
@@ -37,7 +40,7 @@ export async function benchTraining(
   preset: PresetName,
   sequence: number,
   batch: number | undefined,
-  own: Omit<OwnTraining, 'peer' | 'isComposed'>,
+  own: Omit<OwnTraining, 'peer' | 'isComposed' | 'isForMemory'>,
   bench: Bench,
 ): Promise<TrainingLine> {
   const { model, training } = presets[preset];
@@ -45,23 +48,41 @@ export async function benchTraining(
   const rows = batch ?? Math.max(1, Math.round((training.batch * training.sequence) / sequence));
   const settings = { ...training, batch: rows, sequence };
   const request = { op: 'training', isSoftware: bench.isSoftware, config, settings } as const;
+  const ours = await askOwn({ ...own, peer: 'ours', isComposed: false }, request);
   const skipped = composedTooLarge(config, settings);
+  const peers: PeerResult[] = [];
+  if (bench.hasTfjs) {
+    const peer = tfjsPeer;
+    peers.push(skipped ? { peer, skipped } : await askOwn({ ...own, peer, isComposed: true }, request));
+  }
   // PyTorch alone can train
-  const programs = [
-    ownProgram({ ...own, peer: 'ours', isComposed: false }),
-    ...(bench.hasTfjs && !skipped ? [ownProgram({ ...own, peer: tfjsPeer, isComposed: true })] : []),
-    ...bench.programs.filter(({ name }) => name === 'torch'),
-  ];
-  const results = await askAll(programs, request, ({ name }) => process.stderr.write(`  ${name} …\n`));
-  const [ours, ...peers] = results('training step');
-  if (bench.hasTfjs && skipped) peers.unshift({ peer: tfjsPeer, skipped });
+  const programs = bench.programs.filter(({ name }) => name === 'torch');
+  for (const program of programs) tellProgress(program.name);
+  peers.push(...(await askAll(programs, request))('training step'));
   const name = `${preset} B${rows} S${sequence}`;
   return { name, lane: trainingLane(config, settings), tokens: rows * sequence, ours, peers };
 }
 
-function ownProgram(own: OwnTraining): PeerProgram {
-  const script = fileURLToPath(new URL('trainingProcess.ts', import.meta.url));
-  return new PeerProgram(own.peer, process.execPath, [...process.execArgv, script, JSON.stringify(own)]);
+/**
+ * TensorFlow's own pool on a GPU grows in powers of two: what the steps need of it is seen in another process, whose tensors
+ * come from CUDA's pool. That grows by what is needed, and is slower.
+ */
+async function askOwn(own: Omit<OwnTraining, 'isForMemory'>, request: PeerRequest): Promise<PeerResult> {
+  const ask = async (isForMemory: boolean, environment?: NodeJS.ProcessEnv): Promise<PeerResult> => {
+    tellProgress(isForMemory ? `${own.peer}, memory` : own.peer);
+    const script = fileURLToPath(new URL('trainingProcess.ts', import.meta.url));
+    const args = [...process.execArgv, script, JSON.stringify({ ...own, isForMemory })];
+    const results = await askAll([new PeerProgram(own.peer, process.execPath, args, environment)], request);
+    return results('training step')[0];
+  };
+  const figure = await ask(false);
+  if ('skipped' in figure || !isOnTensorflowGpu()) return figure;
+  const memory = await ask(true, { ...process.env, TF_GPU_ALLOCATOR: 'cuda_malloc_async' });
+  return { ...figure, peakBytes: 'skipped' in memory ? undefined : memory.peakBytes };
+}
+
+function tellProgress(name: string): void {
+  process.stderr.write(`  ${name} …\n`);
 }
 
 function trainingLane(
