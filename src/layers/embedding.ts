@@ -28,7 +28,7 @@ function lookUp(table: Tensor2D, ids: Tensor1D): Tensor {
     [table],
     (rows) => ({ value: gather(rows, ids), saved: [ids] }),
     (dRows, [flat]) => {
-      const chosen = oneHot(flat, table.shape[0]) as Tensor2D;
+      const chosen = cast(oneHot(flat, table.shape[0]), 'float32');
       return [product(chosen, asMatrix(dRows), 'a')];
     },
   );

@@ -1,18 +1,8 @@
-import {
-  add,
-  dispose,
-  getBackend,
-  keep,
-  matMul,
-  mul,
-  sub,
-  tensor2d,
-  tensor4d,
-  tidy,
-} from '@tensorflow/tfjs-core';
+import { add, dispose, getBackend, keep, mul, sub, tensor2d, tensor4d, tidy } from '@tensorflow/tfjs-core';
 import type { Tensor, Tensor2D, Tensor4D } from '@tensorflow/tfjs-core';
 import { fail, shapeText } from '../core/errors.js';
 import { withGradient } from '../core/tensors.js';
+import { product } from './linear.js';
 import { asMatrix, inShape } from './rowwise.js';
 
 /** YaRN, in the words of a config.json. Source: Peng et al., arXiv:2309.00071, section 3. */
@@ -163,7 +153,7 @@ export class RotaryEmbedding {
 }
 
 function quarterTurned(x: Tensor, turn: Tensor2D): Tensor {
-  return inShape(matMul(asMatrix(x), turn), x.shape);
+  return inShape(product(asMatrix(x), turn), x.shape);
 }
 
 function plainFrequencies(dim: number, theta: number): Float64Array {
