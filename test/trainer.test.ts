@@ -221,6 +221,19 @@ describe('trainer', () => {
       );
     });
 
+    it('an update runs no more kernels with more layers', async () => {
+      const kernelsOf = async (numHiddenLayers: number): Promise<string[]> => {
+        const { optimizer, model } = newTrainer({}, { numHiddenLayers });
+        const gradients = model.variables.map((each) => tf.onesLike(each));
+        const { kernels } = await tf.profile(() => optimizer.update(gradients, 0.01, 1));
+        tf.dispose(gradients);
+        optimizer.dispose();
+        model.dispose();
+        return kernels.map(({ name }) => name).filter((name) => name !== 'Identity');
+      };
+      expectEqual(await kernelsOf(4), await kernelsOf(2));
+    });
+
     it('bad settings are named', () => {
       const model = new DeepseekModel(config, { seed: 2 });
       const make = (sequence: number) => () => new Trainer(model, corpus, { ...settings, sequence });

@@ -7,7 +7,6 @@ import {
   mul,
   split,
   sqrt,
-  square,
   stack,
   sub,
   sum,
@@ -78,13 +77,13 @@ export class Adam {
       const joined = this.groups.map((group) =>
         concat(group.variables.map((each) => gradientOf.get(each) as Tensor)),
       );
-      const norm = sqrt(sum<Scalar>(stack(joined.map((gradient) => sum(square(gradient))))));
+      const norm = sqrt(sum<Scalar>(stack(joined.map((gradient) => sum(mul(gradient, gradient))))));
       const factor = minimum(one, div(limit, norm));
       this.groups.forEach(({ variables, firstMoment, secondMoment }, i) => {
         tidy(() => {
           const gradient = mul(joined[i], factor);
           const first = add(mul(firstMoment, keep1), mul(gradient, add1));
-          const second = add(mul(secondMoment, keep2), mul(square(gradient), add2));
+          const second = add(mul(secondMoment, keep2), mul(mul(gradient, gradient), add2));
           const change = div(mul(first, step), add(sqrt(second), smallest));
           firstMoment.assign(first);
           secondMoment.assign(second);

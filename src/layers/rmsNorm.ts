@@ -1,4 +1,4 @@
-import { add, mul, rsqrt, serialization, square, sub, sum, tidy } from '@tensorflow/tfjs-core';
+import { add, mul, rsqrt, serialization, sub, sum, tidy } from '@tensorflow/tfjs-core';
 import type { Scalar, Tensor, Tensor1D, Tensor2D } from '@tensorflow/tfjs-core';
 import { initializers, layers } from '@tensorflow/tfjs-layers';
 import type { LayerVariable, Shape } from '@tensorflow/tfjs-layers';
@@ -23,7 +23,8 @@ function rmsNormRows(rows: Tensor2D, gain: Tensor1D, eps: number): Tensor2D {
   return withGradient(
     [rows, gain],
     (x, g) => {
-      const inverseRms = rsqrt(add(meanAlongRow(square(x), share), smallest)) as Tensor2D;
+      // mul, since TensorFlow takes twice as long to launch tf.square
+      const inverseRms = rsqrt(add(meanAlongRow(mul(x, x), share), smallest)) as Tensor2D;
       return { value: mul(scaleRows(x as Tensor2D, inverseRms), g), saved: [x, g, inverseRms] };
     },
     (dy, [x, g, inverseRms]) => {
