@@ -1,4 +1,4 @@
-import { Tensor, backend, customGrad, keep, scalar, tensor, tensor1d } from '@tensorflow/tfjs-core';
+import { Tensor, backend, customGrad, keep, scalar, tensor, tensor1d, tidy } from '@tensorflow/tfjs-core';
 import type { GradSaveFunc, KernelBackend, Scalar, Tensor1D, TensorLike } from '@tensorflow/tfjs-core';
 import { isNumbers } from './problem.js';
 
@@ -47,7 +47,8 @@ export function withGradient(
     const save = args.pop() as GradSaveFunc;
     const { value, saved } = forward(...(args as Tensor[]));
     save(saved);
-    return { value, gradFunc: backward };
+    // tfjs itself frees nothing of a backward pass before its end
+    return { value, gradFunc: (dValue: Tensor, kept: Tensor[]) => tidy(() => backward(dValue, kept)) };
   });
   return run(...inputs);
 }

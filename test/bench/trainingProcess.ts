@@ -29,9 +29,15 @@ const forMemory: Span = { steps: 3, ms: 0 };
 
 const own = JSON.parse(process.argv[2]) as OwnTraining;
 const request = JSON.parse(process.argv[3]) as Extract<PeerRequest, { op: 'training' }>;
-const answer: PeerAnswer = { versions: {}, results: { 'training step': [await train()] } };
+const result = await train().catch((error: Error) => ({ peer: own.peer, skipped: inOneLine(error.message) }));
+const answer: PeerAnswer = { versions: {}, results: { 'training step': [result] } };
 console.log(JSON.stringify(answer));
 process.exit(0);
+
+/** Of TensorFlow's messages the first line is a number. */
+function inOneLine(message: string): string {
+  return message.replaceAll('\n', ' ').slice(0, 120);
+}
 
 async function train(): Promise<PeerResult> {
   const { isSoftware } = await chooseBackend(own);
