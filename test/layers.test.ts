@@ -364,6 +364,23 @@ describe('layers', () => {
       );
     });
 
+    it('a gradient frees at once what it computes on its way', async () => {
+      const size = 64;
+      const x = tf.ones<tf.Rank.R2>([size, size]);
+      const gain = tf.ones<tf.Rank.R1>([size]);
+      const peakOf = async (norms: number): Promise<number> => {
+        const normed = (a: tf.Tensor): tf.Tensor =>
+          Array.from({ length: norms }).reduce<tf.Tensor>((rows) => rmsNorm(rows, gain, 0.01), a);
+        return (await tf.profile(() => tf.grad(normed)(x))).peakBytes;
+      };
+      const matrices = ((await peakOf(10)) - (await peakOf(5))) / x.size / 4;
+      // of each norm tfjs keeps the input, the gradient and a column until the end
+      expectTrue(
+        matrices < 5 * 2.5,
+        `expected fewer than 12.5 matrices more for five norms, got ${matrices}`,
+      );
+    });
+
     it('crossEntropy: bad labels are named', () => {
       expectThrows(
         () => crossEntropy(tf.zeros([2, 3, 5]), tf.zeros([2, 2], 'int32')),
