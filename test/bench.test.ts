@@ -19,6 +19,7 @@ import { attentionShapes, scoresTooLarge } from './bench/shapes.js';
 import type { TrainingLine } from './bench/training.js';
 import { expectClose, gradientBounds } from './support/compare.js';
 import { expectEqual, expectThrows, expectTrue } from './support/expect.js';
+import { allowSavedTensors } from './support/onDevice.js';
 import { messages, readMessage, texts } from './support/protobuf.js';
 
 const figure = (wallMs: number, gpuMs?: number): Figure => ({
@@ -29,6 +30,7 @@ const figure = (wallMs: number, gpuMs?: number): Figure => ({
 });
 
 describe('bench', () => {
+  allowSavedTensors();
   describe('steady clock', () => {
     /** A figure that counts its attempts, between probes that take these times. */
     const attempt = async (clock: SteadyClock): Promise<unknown> => {

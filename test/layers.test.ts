@@ -335,6 +335,10 @@ describe('layers', () => {
         `MultiHeadLatentAttention: the input must be [b, s, hidden], got [2, ${hidden}]`,
       );
       expectThrows(
+        () => layer.call(tf.zeros([4, hidden]), { rope: layer.rope.at([0], 3) }),
+        `MultiHeadLatentAttention: the input's rows must be a multiple of the tables' s=3, got [4, ${hidden}]`,
+      );
+      expectThrows(
         () => new MultiHeadLatentAttention(sizes).call(x),
         'MultiHeadLatentAttention: weight kv_a_proj_latent is missing: build the layer first',
       );
@@ -362,6 +366,14 @@ describe('layers', () => {
         () => layer.prefill(x, cache),
         'MultiHeadLatentAttention: prefill needs an empty cache, got lengths [3, 3]',
       );
+    });
+
+    it('MultiHeadLatentAttention: rows and their tables give the same as [b, s, hidden]', async () => {
+      const layer = builtLayer();
+      const x = randomInput(2, 3);
+      const expected = await read(layer.call(x));
+      const got = await read(layer.call(tf.reshape(x, [6, hidden]), { rope: layer.rope.at([0], 3) }));
+      expectEqual(got, { ...expected, shape: [6, hidden] });
     });
 
     it('a gradient frees at once what it computes on its way', async () => {

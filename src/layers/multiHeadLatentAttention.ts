@@ -178,6 +178,9 @@ export class MultiHeadLatentAttention extends layers.Layer {
   private tokens(x: Tensor, rope?: RopeTables, starts: readonly number[] = [0]): Tokens {
     if (x.rank === 2 && rope) {
       const s = rope.cos.shape[1];
+      if (x.shape[0] % s !== 0) {
+        fail(fn, `the input's rows must be a multiple of the tables' s=${s}, got ${shapeText(x.shape)}`);
+      }
       return { rows: x as Tensor2D, b: x.shape[0] / s, s, rope };
     }
     checkInput(fn, x, 3, '[b, s, hidden]');
