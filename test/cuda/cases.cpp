@@ -134,6 +134,17 @@ const std::vector<Case> &all_cases() {
       {.name = "192/128 dOut of 1e-3", .sq = 129, .right = 0, .numbers = FLOAT16, .d_out_scale = 1e-3f},
       {.name = "192/128 dOut of 1e3", .sq = 129, .right = 0, .numbers = ALL_NUMBERS & ~FLOAT16, .d_out_scale = 1e3f},
       {.name = "192/128 dOut of 1e2", .sq = 129, .right = 0, .numbers = FLOAT16, .d_out_scale = 1e2f},
+      // float32 has a larger range than halves
+      {.name = "192/128 q of 1e30, k of 1e-30", .sq = 129, .right = 0, .numbers = FLOAT32 | AS_TF32, .q_scale = 1e30f,
+       .k_scale = 1e-30f},
+      {.name = "192/128 v of 1e30, dOut of 1e-30", .sq = 129, .right = 0, .numbers = FLOAT32 | AS_TF32,
+       .v_scale = 1e30f, .d_out_scale = 1e-30f},
+      {.name = "192/128 v of 1e-30, dOut of 1e30", .sq = 129, .right = 0, .numbers = FLOAT32 | AS_TF32,
+       .v_scale = 1e-30f, .d_out_scale = 1e30f},
+      {.name = "192/128 q and v of 2e4, k of 5e-5", .sq = 129, .right = 0, .numbers = FLOAT32 | AS_TF32,
+       .q_scale = 2e4f, .k_scale = 5e-5f, .v_scale = 2e4f},
+      {.name = "192/128 one head 2^20 times greater", .hq = 3, .sq = 129, .dn = 192, .dr = 0, .right = 0,
+       .numbers = FLOAT32 | AS_TF32, .first_head_scale = 0x1p20f},
       // sums that only grow: what is cut off from each step adds up
       {.name = "192/128 values about 2", .sq = 40, .skv = 4096, .numbers = FLOAT32 | AS_TF32, .v_mean = 2},
       {.name = "192/128 dOut about 2", .sq = 4096, .skv = 40, .numbers = FLOAT32 | AS_TF32, .d_out_mean = 2},

@@ -54,7 +54,8 @@ struct Case {
   int pad = 0; // elements between rows
   float softmax_scale = NAN_SCALE; // NAN_SCALE: 1/sqrt(dn + dr), or 1/sqrt(192) in decode
   Inputs inputs = Inputs::normal;
-  float d_out_scale = 1, d_out_mean = 0, v_mean = 0;
+  float q_scale = 1, k_scale = 1, v_scale = 1, d_out_scale = 1, d_out_mean = 0, v_mean = 0;
+  float first_head_scale = 1; // of q and v, and 1 / it of k and d_out: scores and dS stay as they are
   bool has_d_lse = false;
   bool is_timed = false;
 

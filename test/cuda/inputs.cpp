@@ -62,6 +62,11 @@ void make_sink(Problem &p) {
     }
 }
 
+void multiply_first_head(Values &values, float by) {
+  for (int b = 0; b < values.batch; b++)
+    for (int64_t i = 0; i < int64_t(values.positions) * values.depth; i++) values.row(b, 0, 0)[i] *= by;
+}
+
 } // namespace
 
 Problem make_problem(const Case &c, MlaType type) {
@@ -74,8 +79,13 @@ Problem make_problem(const Case &c, MlaType type) {
   p.d_lse = normals("d_lse", c.batch, c.hq, c.sq, 1, 6);
   if (c.inputs == Inputs::rising) let_scores_rise(p);
   if (c.inputs == Inputs::sink) make_sink(p);
-  for (Values *values : {&p.d_out, &p.d_lse})
-    for (float &value : values->data) value *= c.d_out_scale;
+  auto multiply = [](Values &values, float by) {
+    for (float &value : values.data) value *= by;
+  };
+  multiply(p.q, c.q_scale), multiply(p.k, c.k_scale), multiply(p.k_rope, c.k_scale), multiply(p.v, c.v_scale);
+  multiply(p.d_out, c.d_out_scale), multiply(p.d_lse, c.d_out_scale);
+  multiply_first_head(p.q, c.first_head_scale), multiply_first_head(p.v, c.first_head_scale);
+  multiply_first_head(p.k, 1 / c.first_head_scale), multiply_first_head(p.d_out, 1 / c.first_head_scale);
   for (float &value : p.v.data) value += c.v_mean;
   for (float &value : p.d_out.data) value += c.d_out_mean;
   for (Values *values : {&p.q, &p.k, &p.k_rope, &p.v, &p.d_out}) round_all(*values, type);
