@@ -11,9 +11,11 @@
 #include "products.cuh"
 #include "results.cuh"
 #include "softmax.cuh"
+#include "split_factors.cuh"
+#include "weight_scale.cuh"
 
 template <typename T>
-constexpr int row_tiles = is_float<T> ? 1 : 2; /* of 16 rows */
+constexpr int row_tiles = sizeof(T) == 4 ? 1 : 2; /* of 16 rows */
 
 template <typename T>
 struct Pair {
@@ -41,7 +43,7 @@ struct Exchange {
 template <typename T, int PART>
 struct LeftSides {
   static constexpr int DEPTH = depth_of<T>, TILES = row_tiles<T>;
-  unsigned sides[PART / DEPTH][TILES][4];
+  unsigned sides[PART / DEPTH][TILES][registers_of<T>];
 
   __device__ void pack(const float (&numbers)[TILES][PART / 8][4], const Tile<T, Pair<T>::ROWS, PART> &copy) {
 #pragma unroll
@@ -58,21 +60,27 @@ struct LeftSides {
 #pragma unroll
     for (int depth = 0; depth < PART; depth += DEPTH)
 #pragma unroll
-      for (int r = 0; r < TILES; r++) load_matrices(sides[depth / DEPTH][r], blocks.at(r * 16, depth));
+      for (int r = 0; r < TILES; r++) blocks.load(sides[depth / DEPTH][r], r * 16, depth);
   }
   /* Numbers 2 · half and 2 · half + 1 of a group of eight columns. */
   __device__ float2 get(int r, int group, int half) const {
-    if constexpr (is_float<T>)
+    if constexpr (is_tf32<T>) {
       return make_float2(__uint_as_float(sides[group][r][half]), __uint_as_float(sides[group][r][half + 2]));
-    else
+    } else if constexpr (is_split<T>) {
+      const unsigned(&side)[8] = sides[group / 2][r];
+      const float2 high = unpack(side[group % 2 * 2 + half], __half()), low = unpack(side[group % 2 * 2 + half + 4], __half());
+      return make_float2(high.x + low.x, high.y + low.y);
+    } else {
       return unpack(sides[group / 2][r][group % 2 * 2 + half], T());
+    }
   }
 };
 
-/* sums += the warp's PART columns · right, which is as many rows; every other 16 columns of right. */
+/* sums += factor · the warp's PART columns · right, which is as many rows; every other 16 columns of right. Only split floats
+   have a factor. */
 template <typename T, int PART, int TILES, int COLUMNS, int GROUPS>
 __device__ inline void multiply_own(float (&sums)[TILES][GROUPS][4], const LeftSides<T, PART> &left,
-                                    const DeepBlocks<T, COLUMNS> &right) {
+                                    const DeepBlocks<T, COLUMNS> &right, float factor) {
   constexpr int DEPTH = depth_of<T>;
   if constexpr (is_split<T>) {
 #pragma unroll
@@ -80,7 +88,7 @@ __device__ inline void multiply_own(float (&sums)[TILES][GROUPS][4], const LeftS
       float part[TILES][2][4] = {};
 #pragma unroll
       for (int row = 0; row < PART; row += DEPTH) multiply_left<32>(part, left.sides[row / DEPTH], right, row, group);
-      add_part(sums, group, part);
+      add_part(sums, group, part, factor);
     }
   } else {
 #pragma unroll
@@ -91,18 +99,18 @@ __device__ inline void multiply_own(float (&sums)[TILES][GROUPS][4], const LeftS
 /* The same with those of the other warp. */
 template <typename T, int PART, int TILES, int COLUMNS, int GROUPS>
 __device__ inline void multiply_other(float (&sums)[TILES][GROUPS][4], const Tile<T, Pair<T>::ROWS, PART> &left,
-                                      const DeepBlocks<T, COLUMNS> &right) {
+                                      const DeepBlocks<T, COLUMNS> &right, float factor) {
   if constexpr (is_split<T>) {
     LeftSides<T, PART> sides;
     sides.load(left);
-    multiply_own(sums, sides, right);
+    multiply_own(sums, sides, right, factor);
   } else {
     const Blocks<T, PART> left_blocks = left.left_blocks();
 #pragma unroll
     for (int row = 0; row < PART; row += depth_of<T>) {
-      unsigned a[TILES][4];
+      unsigned a[TILES][registers_of<T>];
 #pragma unroll
-      for (int r = 0; r < TILES; r++) load_matrices(a[r], left_blocks.at(r * 16, row));
+      for (int r = 0; r < TILES; r++) left_blocks.load(a[r], r * 16, row);
       multiply_left<32>(sums, a, right, row);
     }
   }
@@ -119,6 +127,7 @@ struct GradientScale {
   template <int TILES, int GROUPS, int COLUMNS>
   __device__ void fit(const Pair<T> &, unsigned, float (&)[TILES][GROUPS][4], float (&)[TILES][COLUMNS][4]) {}
   __device__ void sync_only(const Pair<T> &) const {}
+  __device__ float part_factor(const Pair<T> &, unsigned, int) const { return 1; }
   __device__ float scale_delta(float delta) const { return delta; }
   __device__ float weight_factor() const { return 1; }
   __device__ float gradient_factor() const { return 1; }
@@ -158,9 +167,38 @@ struct GradientScale<__half> {
 #pragma unroll
     for (int i = 0; i < 2 * COLUMNS * 4; i++) sums[i / 4 / COLUMNS][i / 4 % COLUMNS][i % 4] *= ratio;
   }
+  __device__ float part_factor(const Pair<__half> &, unsigned, int) const { return 1; }
   __device__ float scale_delta(float delta) const { return delta * d_out; }
   __device__ float weight_factor() const { return 0x1p-12f / d_out; }
   __device__ float gradient_factor() const { return 0x1p-12f / factor / d_out; }
+};
+
+/* Sums of split floats are made of parts. Each loses at once the power of two that suits the dS of its warp in this tile. */
+template <>
+struct GradientScale<SplitHalf> {
+  static constexpr int WEIGHT_EXPONENT = 12;
+  __device__ explicit GradientScale(const float *) {}
+
+  template <int TILES, int GROUPS, int COLUMNS>
+  __device__ void fit(const Pair<SplitHalf> &pair, unsigned factors, float (&d_s)[TILES][GROUPS][4],
+                      float (&)[TILES][COLUMNS][4]) {
+    float most = 0;
+#pragma unroll
+    for (int i = 0; i < TILES * GROUPS * 4; i++) most = fmaxf(most, fabsf(d_s[i / 4 / GROUPS][i / 4 % GROUPS][i % 4]));
+    most = __uint_as_float(__reduce_max_sync(~0u, __float_as_uint(most)));
+    const float power = power_of_two_to(14, most);
+    store_shared(factors + pair.side * 4, __float_as_uint(1 / power));
+#pragma unroll
+    for (int i = 0; i < TILES * GROUPS * 4; i++) d_s[i / 4 / GROUPS][i / 4 % GROUPS][i % 4] *= power;
+  }
+  __device__ void sync_only(const Pair<SplitHalf> &) const {}
+  /* Of the dS of the pair's warp `side`; that of the other warp is there after the next barrier. */
+  __device__ float part_factor(const Pair<SplitHalf> &, unsigned factors, int side) const {
+    return __uint_as_float(load_shared(factors + side * 4));
+  }
+  __device__ float scale_delta(float delta) const { return delta; }
+  __device__ float weight_factor() const { return 0x1p-12f; }
+  __device__ float gradient_factor() const { return 0x1p-12f; }
 };
 
 /* Row lane/4 + 8 · half of factor · sums. */

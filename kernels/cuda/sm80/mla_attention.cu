@@ -3,34 +3,37 @@
    A block owns BLOCK_Q queries of a head and walks over the keys that they see, BLOCK_K at a time, from the last to the
    first. A warp owns BLOCK_Q / WARPS of the queries: their scores, weights and sums stay in its registers. While a tile of
    keys is multiplied the values come, and while the values are multiplied the next keys do.
-   grid: (batch · hq, tiles of queries), the queries that see most first. Shared memory: Q, K, V. */
+   grid: (batch · hq, tiles of queries), the queries that see most first. Shared memory: Q, K, V.
+   partial_lse: of split halves, see split_factors.cuh. */
 #include "../plan.h"
 #include "../visibility.cuh"
 #include "products.cuh"
 #include "results.cuh"
 #include "softmax.cuh"
+#include "split_factors.cuh"
 #include "tiles.h"
 
-/* sums += P·V. */
+/* sums += P·V; of split halves, factor · P·V. */
 template <typename T, int ROWS, int BLOCK_K, int HEAD_V>
 __device__ inline void add_weighted_values(float (&sums)[ROWS][HEAD_V / 8][4],
                                            const float (&weights)[ROWS][BLOCK_K / 8][4],
-                                           const Tile<T, BLOCK_K, HEAD_V> &v_tile) {
+                                           const Tile<T, BLOCK_K, HEAD_V> &v_tile, float factor) {
   const auto add = [&](auto &to, int first_group) {
 #pragma unroll
     for (int key = 0; key < BLOCK_K; key += depth_of<T>) {
-      unsigned left[ROWS][4];
+      unsigned left[ROWS][registers_of<T>];
 #pragma unroll
       for (int r = 0; r < ROWS; r++) pack_left<T>(left[r], weights[r], key);
       multiply_left<16>(to, left, v_tile.deep_blocks(key), 0, first_group);
     }
   };
   if constexpr (is_split<T>) {
+    constexpr int GROUPS = 4 / ROWS; /* of a part */
 #pragma unroll
-    for (int group = 0; group < HEAD_V / 8; group += PART_COLUMNS / 8) {
-      float part[ROWS][PART_COLUMNS / 8][4] = {};
+    for (int group = 0; group < HEAD_V / 8; group += GROUPS) {
+      float part[ROWS][GROUPS][4] = {};
       add(part, group);
-      add_part(sums, group, part);
+      add_part(sums, group, part, factor);
     }
   } else {
     add(sums, 0);
@@ -38,13 +41,15 @@ __device__ inline void add_weighted_values(float (&sums)[ROWS][HEAD_V / 8][4],
 }
 
 template <typename T, int HEAD_QK, int HEAD_V, int BLOCK_Q, int BLOCK_K, int WARPS>
-__device__ inline void attend(const MlaParams &p) {
+__device__ inline void attend(const MlaArguments &a) {
   constexpr int THREADS = WARPS * 32;
   constexpr int ROWS = BLOCK_Q / WARPS / 16; /* tiles of 16 queries a warp */
+  static_assert(is_in_a_chunk<T, BLOCK_K>, "tiles of a walk have one factor");
   using QTile = Tile<T, BLOCK_Q, HEAD_QK>;
   using KTile = Tile<T, BLOCK_K, HEAD_QK>;
   using VTile = Tile<T, BLOCK_K, HEAD_V>;
 
+  const MlaParams &p = a.params;
   extern __shared__ __align__(128) char shared[];
   unsigned start = static_cast<unsigned>(__cvta_generic_to_shared(shared));
   const QTile q_tile{start};
@@ -63,15 +68,19 @@ __device__ inline void attend(const MlaParams &p) {
 
   float sums[ROWS][HEAD_V / 8][4] = {};
   RowState<ROWS> state;
+  /* of split halves, scores are multiplied tile by tile */
+  const float q_factor = factor_of<T>(a, MLA_SPLIT_Q, batch, head, first_query + warp_row);
+  const float scale = is_split<T> ? 1 : p.softmax_scale;
 
-  const int tiles = seen.hi > seen.lo ? (seen.hi - seen.lo + BLOCK_K - 1) / BLOCK_K : 0;
+  const int walk_start = seen.lo / BLOCK_K * BLOCK_K;
+  const int tiles = seen.hi > seen.lo ? (seen.hi - walk_start + BLOCK_K - 1) / BLOCK_K : 0;
   if (tiles > 0) {
     copy_rows<THREADS>(q_tile, q, first_query, 0, p.sq);
-    copy_rows<THREADS>(k_tile, k, seen.lo + (tiles - 1) * BLOCK_K, seen.lo, seen.hi);
+    copy_rows<THREADS>(k_tile, k, walk_start + (tiles - 1) * BLOCK_K, seen.lo, seen.hi);
     commit_copies();
   }
   for (int tile = tiles - 1; tile >= 0; tile--) {
-    const int first_key = seen.lo + tile * BLOCK_K;
+    const int first_key = walk_start + tile * BLOCK_K;
     wait_for_copies<0>();
     __syncthreads(); /* the keys are there, and nobody reads the last values */
     copy_rows<THREADS>(v_tile, v, first_key, seen.lo, seen.hi);
@@ -80,6 +89,8 @@ __device__ inline void attend(const MlaParams &p) {
     /* F1 */
     float scores[ROWS][BLOCK_K / 8][4] = {};
     multiply_rows(scores, q_tile, warp_row, k_tile, 0);
+    if constexpr (is_split<T>)
+      multiply_all(scores, p.softmax_scale * q_factor * factor_of<T>(a, MLA_SPLIT_K, batch, kv_head, first_key));
 
     wait_for_copies<0>();
     __syncthreads(); /* the values are there, and nobody reads the keys */
@@ -91,9 +102,9 @@ __device__ inline void attend(const MlaParams &p) {
     /* F2, F3 so far */
     if (!visibility.is_whole(first_query, BLOCK_Q, first_key, BLOCK_K))
       hide(scores, visibility, first_query + warp_row, first_key);
-    state.weigh(scores, p.softmax_scale, sums);
+    state.weigh(scores, scale, sums);
     /* F4 so far */
-    add_weighted_values(sums, scores, v_tile);
+    add_weighted_values(sums, scores, v_tile, factor_of<T>(a, MLA_SPLIT_V, batch, kv_head, first_key));
   }
 
   /* F3, F4 */
@@ -109,18 +120,18 @@ __device__ inline void attend(const MlaParams &p) {
 #pragma unroll
       for (int c = 0; c < HEAD_V / 8; c += 2)
         store_sixteen<T>({row, p.type, row, p.type, HEAD_V}, c * 8, sums[r][c], sums[r][c + 1], half, factor);
-      if (lane % 4 == 0) p.lse[((int64_t)batch * p.hq + head) * p.sq + query] = state.lse(r, half, total, p.softmax_scale);
+      if (lane % 4 == 0) p.lse[((int64_t)batch * p.hq + head) * p.sq + query] = state.lse(r, half, total, scale);
     }
 }
 
 #define ENTRY(TYPE, T, HEAD_QK, HEAD_V, BLOCK_Q, BLOCK_K, WARPS)                                                    \
   extern "C" __global__ void __launch_bounds__(WARPS * 32, 8 / WARPS)                                               \
       mla_attention_##TYPE##_##HEAD_QK##_##HEAD_V##_##BLOCK_Q##_##BLOCK_K(const __grid_constant__ MlaArguments a) { \
-    attend<T, HEAD_QK, HEAD_V, BLOCK_Q, BLOCK_K, WARPS>(a.params);                                                  \
+    attend<T, HEAD_QK, HEAD_V, BLOCK_Q, BLOCK_K, WARPS>(a);                                                         \
   }
 #define HALF_KERNELS(...) ENTRY(f16, __half, __VA_ARGS__) ENTRY(bf16, __nv_bfloat16, __VA_ARGS__)
 MLA_SM80_ATTENTION(HALF_KERNELS)
 #define TF32_KERNEL(...) ENTRY(tf32, Tf32, __VA_ARGS__)
 MLA_SM80_ATTENTION_TF32(TF32_KERNEL)
-#define F32_KERNEL(...) ENTRY(f32, SplitFloat, __VA_ARGS__)
+#define F32_KERNEL(...) ENTRY(f32, SplitHalf, __VA_ARGS__)
 MLA_SM80_ATTENTION_F32(F32_KERNEL)

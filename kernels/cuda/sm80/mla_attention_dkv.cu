@@ -6,7 +6,7 @@
    grid: (batch · hkv, tiles of keys).
    Shared memory: K, V; twice Q, dOut, lse, delta; P, dS and two floats of all pairs.
    partial_out: d_k_rope as floats, [batch, hkv, skv, dr], where all heads share it, or NULL; then a second kernel sums it.
-   partial_lse: the power of two that dOut comes multiplied by, or NULL. */
+   partial_lse: the power of two that dOut comes multiplied by, or NULL; of split halves, see split_factors.cuh. */
 #include "gradient.cuh"
 #include "tiles.h"
 
@@ -14,6 +14,7 @@ template <typename T, int HEAD_QK, int HEAD_V, int BLOCK_K, int BLOCK_Q>
 struct Dkv {
   static constexpr int TILES = row_tiles<T>, PAIR_ROWS = Pair<T>::ROWS, THREADS = BLOCK_K / PAIR_ROWS * 64;
   static constexpr int PART_Q = BLOCK_Q / 2; /* queries whose scores a warp makes */
+  static_assert(is_in_a_chunk<T, BLOCK_Q>, "tiles of a walk have one factor");
   using KTile = Tile<T, BLOCK_K, HEAD_QK>;
   using VTile = Tile<T, BLOCK_K, HEAD_V>;
   using QTile = Tile<T, BLOCK_Q, HEAD_QK>;
@@ -26,7 +27,9 @@ struct Dkv {
   const Pair<T> pair;
   const int batch, kv_head, group, first_key;
   const Visibility visibility;
-  const Range seeing; /* the queries */
+  const Range seeing;   /* the queries */
+  const int walk_start; /* their first tile, which is in line with the chunks of split_factors.cuh */
+  const float k_factor, v_factor;
   char *const shared;
   const KTile k_tile;
   const VTile v_tile;
@@ -45,6 +48,9 @@ struct Dkv {
         first_key(blockIdx.y * BLOCK_K),
         visibility(p, batch),
         seeing(visibility.queries_of_any(first_key, BLOCK_K)),
+        walk_start(seeing.lo / BLOCK_Q * BLOCK_Q),
+        k_factor(factor_of<T>(a, MLA_SPLIT_K, batch, kv_head, first_key + pair.row())),
+        v_factor(factor_of<T>(a, MLA_SPLIT_V, batch, kv_head, first_key + pair.row())),
         shared(memory),
         k_tile{static_cast<unsigned>(__cvta_generic_to_shared(memory))},
         v_tile{k_tile.start + KTile::BYTES},
@@ -96,8 +102,8 @@ struct Dkv {
   }
 
   /* F1, F3. `lse` is that of the warp's queries, the first of which is first_query. */
-  __device__ void weigh(float (&weights)[TILES][PART_Q / 8][4], const float2 *lse, int first_query) const {
-    const float factor = p.softmax_scale * LOG2_E;
+  __device__ void weigh(float (&weights)[TILES][PART_Q / 8][4], const float2 *lse, int first_query, float q_factor) const {
+    const float factor = p.softmax_scale * LOG2_E * k_factor * q_factor;
 #pragma unroll
     for (int c = 0; c < PART_Q / 8; c++) {
       const float2 two = lse[c * 4 + threadIdx.x % 4];
@@ -113,18 +119,20 @@ struct Dkv {
   /* A tile of queries that begins with first_query; all of it, and its lse and delta, is in shared memory. */
   template <typename COPY>
   __device__ void add_tile(const QTile &q_tile, const DOutTile &d_out_tile, const float2 *lse, const float2 *delta,
-                           int first_query, COPY copy_meanwhile) {
+                           int head, int first_query, COPY copy_meanwhile) {
+    const float q_factor = factor_of<T>(a, MLA_SPLIT_Q, batch, head, first_query);
+    const float d_out_factor = factor_of<T>(a, MLA_SPLIT_D_OUT, batch, head, first_query);
     const int own = pair.side * PART_Q, other = PART_Q - own;
     LeftSides<T, PART_Q> weights, d_s;
     {
       float scores[TILES][PART_Q / 8][4] = {};
       multiply_rows(scores, k_tile, pair.row(), q_tile, own);
       copy_meanwhile();
-      weigh(scores, lse + own / 2, first_query + own);
+      weigh(scores, lse + own / 2, first_query + own, q_factor);
       weights.pack(scores, p_exchange.of_side(pair.side));
     }
     /* B5 of the own queries */
-    multiply_own(d_v, weights, d_out_tile.deep_blocks(own, pair.column()));
+    multiply_own(d_v, weights, d_out_tile.deep_blocks(own, pair.column()), d_out_factor);
     {
       /* B2, B3 */
       float d_p[TILES][PART_Q / 8][4] = {};
@@ -132,39 +140,41 @@ struct Dkv {
 #pragma unroll
       for (int c = 0; c < PART_Q / 8; c++) {
         const float2 two = delta[own / 2 + c * 4 + threadIdx.x % 4];
+        const float factor = v_factor * d_out_factor;
         const float2 less = make_float2(scale.scale_delta(two.x), scale.scale_delta(two.y));
 #pragma unroll
         for (int r = 0; r < TILES; r++)
 #pragma unroll
           for (int half = 0; half < 2; half++) {
             const float2 weight = weights.get(r, c, half);
-            d_p[r][c][half * 2] = weight.x * (d_p[r][c][half * 2] - less.x);
-            d_p[r][c][half * 2 + 1] = weight.y * (d_p[r][c][half * 2 + 1] - less.y);
+            d_p[r][c][half * 2] = weight.x * (d_p[r][c][half * 2] * factor - less.x);
+            d_p[r][c][half * 2 + 1] = weight.y * (d_p[r][c][half * 2 + 1] * factor - less.y);
           }
       }
       scale.fit(pair, greatest, d_p, d_k);
       d_s.pack(d_p, d_s_exchange.of_side(pair.side));
     }
     /* B6, B7 of the own queries, then all of the other warp's */
-    multiply_own(d_k, d_s, q_tile.deep_blocks(own, pair.column()));
+    multiply_own(d_k, d_s, q_tile.deep_blocks(own, pair.column()), q_factor * scale.part_factor(pair, greatest, pair.side));
     pair.sync();
-    multiply_other(d_v, p_exchange.of_side(1 - pair.side), d_out_tile.deep_blocks(other, pair.column()));
-    multiply_other(d_k, d_s_exchange.of_side(1 - pair.side), q_tile.deep_blocks(other, pair.column()));
+    multiply_other(d_v, p_exchange.of_side(1 - pair.side), d_out_tile.deep_blocks(other, pair.column()), d_out_factor);
+    multiply_other(d_k, d_s_exchange.of_side(1 - pair.side), q_tile.deep_blocks(other, pair.column()),
+                   q_factor * scale.part_factor(pair, greatest, 1 - pair.side));
   }
 
   __device__ void walk() {
-    const int tiles = seeing.hi > seeing.lo ? (seeing.hi - seeing.lo + BLOCK_Q - 1) / BLOCK_Q : 0;
+    const int tiles = seeing.hi > seeing.lo ? (seeing.hi - walk_start + BLOCK_Q - 1) / BLOCK_Q : 0;
     const int steps = tiles * group;
     const Range of_pair = visibility.queries_of_any(first_key + pair.row(), PAIR_ROWS);
     if (steps == 0) return;
     copy_keys();
-    int head = kv_head * group, next = seeing.lo;
+    int head = kv_head * group, next = walk_start;
     copy_queries(0, head, next);
     commit_copies();
     for (int step = 0; step < steps; step++) {
-      const int first_query = next;
+      const int of_head = head, first_query = next;
       next += BLOCK_Q;
-      if (next >= seeing.hi) head++, next = seeing.lo;
+      if (next >= seeing.hi) head++, next = walk_start;
       wait_for_copies<0>();
       __syncthreads(); /* this tile is there, and nobody reads the one before it, nor what was exchanged */
       const bool is_hidden = first_query >= of_pair.hi || first_query + BLOCK_Q <= of_pair.lo;
@@ -182,7 +192,7 @@ struct Dkv {
       const QTile q_tile{stage_of(step)};
       const DOutTile d_out_tile{q_tile.start + QTile::BYTES};
       const float2 *lse = reinterpret_cast<const float2 *>(shared + (d_out_tile.start + DOutTile::BYTES - k_tile.start));
-      add_tile(q_tile, d_out_tile, lse, lse + BLOCK_Q / 2, first_query, [&] { copy_next(!copies_first); });
+      add_tile(q_tile, d_out_tile, lse, lse + BLOCK_Q / 2, of_head, first_query, [&] { copy_next(!copies_first); });
     }
   }
 
@@ -248,5 +258,5 @@ __device__ inline void run(const MlaArguments &a) {
 MLA_SM80_BACKWARD(HALF_KERNELS)
 #define TF32_KERNEL(...) ENTRY(tf32, Tf32, __VA_ARGS__)
 MLA_SM80_BACKWARD_TF32(TF32_KERNEL)
-#define F32_KERNEL(...) ENTRY(f32, SplitFloat, __VA_ARGS__)
+#define F32_KERNEL(...) ENTRY(f32, SplitHalf, __VA_ARGS__)
 MLA_SM80_BACKWARD_F32(F32_KERNEL)

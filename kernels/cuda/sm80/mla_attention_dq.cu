@@ -4,7 +4,7 @@
    while one is multiplied. A pair of warps owns 32 of the queries, or 16 (gradient.cuh).
    grid: (batch · hq, tiles of queries), the queries that see most first.
    Shared memory: Q, dOut; twice K, V; dS and two floats of all pairs.
-   partial_lse: the power of two that dOut comes multiplied by, or NULL. */
+   partial_lse: the power of two that dOut comes multiplied by, or NULL; of split halves, see split_factors.cuh. */
 #include "gradient.cuh"
 #include "tiles.h"
 
@@ -12,6 +12,7 @@ template <typename T, int HEAD_QK, int HEAD_V, int BLOCK_Q, int BLOCK_K>
 struct Dq {
   static constexpr int TILES = row_tiles<T>, PAIR_ROWS = Pair<T>::ROWS, THREADS = BLOCK_Q / PAIR_ROWS * 64;
   static constexpr int PART_K = BLOCK_K / 2; /* keys whose scores a warp makes */
+  static_assert(is_in_a_chunk<T, BLOCK_K>, "tiles of a walk have one factor");
   using QTile = Tile<T, BLOCK_Q, HEAD_QK>;
   using DOutTile = Tile<T, BLOCK_Q, HEAD_V>;
   using KTile = Tile<T, BLOCK_K, HEAD_QK>;
@@ -19,11 +20,14 @@ struct Dq {
   static constexpr int STAGE_BYTES = KTile::BYTES + VTile::BYTES;
   static constexpr int EXCHANGE_BYTES = 2 * Exchange<T, PART_K>::WARP_BYTES;
 
+  const MlaArguments &a;
   const MlaParams &p;
   const Pair<T> pair;
   const int batch, head, kv_head, first_query;
   const Visibility visibility;
-  const Range seen; /* the keys */
+  const Range seen;     /* the keys */
+  const int walk_start; /* their first tile, which is in line with the chunks of split_factors.cuh */
+  const float q_factor, d_out_factor;
   const QTile q_tile;
   const DOutTile d_out_tile;
   const Exchange<T, PART_K> exchange;
@@ -33,14 +37,18 @@ struct Dq {
   float d_q[TILES][HEAD_QK / 16][4] = {};
   GradientScale<T> scale;
 
-  __device__ Dq(const MlaArguments &a, char *memory)
-      : p(a.params),
+  __device__ Dq(const MlaArguments &arguments, char *memory)
+      : a(arguments),
+        p(a.params),
         batch(blockIdx.x / p.hq),
         head(blockIdx.x % p.hq),
         kv_head(head / (p.hq / p.hkv)),
         first_query((gridDim.y - 1 - blockIdx.y) * BLOCK_Q),
         visibility(p, batch),
         seen(visibility.keys_of_any(first_query, BLOCK_Q)),
+        walk_start(seen.lo / BLOCK_K * BLOCK_K),
+        q_factor(factor_of<T>(a, MLA_SPLIT_Q, batch, head, first_query + pair.row())),
+        d_out_factor(factor_of<T>(a, MLA_SPLIT_D_OUT, batch, head, first_query + pair.row())),
         q_tile{static_cast<unsigned>(__cvta_generic_to_shared(memory))},
         d_out_tile{q_tile.start + QTile::BYTES},
         exchange{k_tile(0).start + 2 * STAGE_BYTES + pair.number * EXCHANGE_BYTES},
@@ -69,7 +77,7 @@ struct Dq {
     copy_rows<THREADS>(d_out_tile, HeadRows<T>(p.d_out, p.d_out, HEAD_V, batch, head), first_query, 0, length);
   }
   __device__ void copy_keys(int tile) const {
-    const int first = seen.lo + tile * BLOCK_K;
+    const int first = walk_start + tile * BLOCK_K;
     copy_rows<THREADS>(k_tile(tile), HeadRows<T>(p.k, p.k_rope, p.dn, batch, kv_head), first, seen.lo, seen.hi);
     copy_rows<THREADS>(v_tile(tile), HeadRows<T>(p.v, p.v, HEAD_V, batch, kv_head), first, seen.lo, seen.hi);
   }
@@ -93,7 +101,7 @@ struct Dq {
 
   /* F1, F3 of the warp's keys, the first of which is first_key. */
   __device__ void weigh(float (&weights)[TILES][PART_K / 8][4], int first_key) const {
-    const float factor = p.softmax_scale * LOG2_E;
+    const float factor = p.softmax_scale * LOG2_E * q_factor * factor_of<T>(a, MLA_SPLIT_K, batch, kv_head, first_key);
 #pragma unroll
     for (int r = 0; r < TILES; r++) {
       const float less[2] = {scale.WEIGHT_EXPONENT - lse[r][0] * LOG2_E, scale.WEIGHT_EXPONENT - lse[r][1] * LOG2_E};
@@ -114,6 +122,7 @@ struct Dq {
     copy_meanwhile();
     weigh(weights, first_key + own);
     /* B2, B3 */
+    const float v_factor = d_out_factor * factor_of<T>(a, MLA_SPLIT_V, batch, kv_head, first_key);
     float d_p[TILES][PART_K / 8][4] = {};
     multiply_rows(d_p, d_out_tile, pair.row(), values, own);
 #pragma unroll
@@ -121,18 +130,20 @@ struct Dq {
 #pragma unroll
       for (int c = 0; c < PART_K / 8; c++)
 #pragma unroll
-        for (int i = 0; i < 4; i++) d_p[r][c][i] = weights[r][c][i] * (d_p[r][c][i] - delta[r][i / 2]);
+        for (int i = 0; i < 4; i++) d_p[r][c][i] = weights[r][c][i] * (d_p[r][c][i] * v_factor - delta[r][i / 2]);
     scale.fit(pair, greatest, d_p, d_q);
     LeftSides<T, PART_K> d_s;
     d_s.pack(d_p, exchange.of_side(pair.side));
     /* B4 */
-    multiply_own(d_q, d_s, keys.deep_blocks(own, pair.column()));
+    const float k_factor = factor_of<T>(a, MLA_SPLIT_K, batch, kv_head, first_key);
+    multiply_own(d_q, d_s, keys.deep_blocks(own, pair.column()), k_factor * scale.part_factor(pair, greatest, pair.side));
     pair.sync();
-    multiply_other(d_q, exchange.of_side(1 - pair.side), keys.deep_blocks(other, pair.column()));
+    multiply_other(d_q, exchange.of_side(1 - pair.side), keys.deep_blocks(other, pair.column()),
+                   k_factor * scale.part_factor(pair, greatest, 1 - pair.side));
   }
 
   __device__ void walk() {
-    const int tiles = seen.hi > seen.lo ? (seen.hi - seen.lo + BLOCK_K - 1) / BLOCK_K : 0;
+    const int tiles = seen.hi > seen.lo ? (seen.hi - walk_start + BLOCK_K - 1) / BLOCK_K : 0;
     const Range of_pair = visibility.keys_of_any(first_query + pair.row(), PAIR_ROWS);
     if (tiles == 0) return;
     copy_queries();
@@ -141,7 +152,7 @@ struct Dq {
     for (int tile = 0; tile < tiles; tile++) {
       wait_for_copies<0>();
       __syncthreads(); /* this tile is there, and nobody reads the one before it, nor what was exchanged */
-      const int first_key = seen.lo + tile * BLOCK_K;
+      const int first_key = walk_start + tile * BLOCK_K;
       const bool is_hidden = first_key >= of_pair.hi || first_key + BLOCK_K <= of_pair.lo;
       const bool copies_first = is_hidden || pair.number < BLOCK_Q / PAIR_ROWS / 2;
       const auto copy_next = [&](bool is_mine) {
@@ -190,5 +201,5 @@ __device__ inline void run(const MlaArguments &a) {
 MLA_SM80_BACKWARD(HALF_KERNELS)
 #define TF32_KERNEL(...) ENTRY(tf32, Tf32, __VA_ARGS__)
 MLA_SM80_BACKWARD_TF32(TF32_KERNEL)
-#define F32_KERNEL(...) ENTRY(f32, SplitFloat, __VA_ARGS__)
+#define F32_KERNEL(...) ENTRY(f32, SplitHalf, __VA_ARGS__)
 MLA_SM80_BACKWARD_F32(F32_KERNEL)

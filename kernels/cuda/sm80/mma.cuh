@@ -4,24 +4,32 @@
 #include "../exponential.cuh"
 #include "../halves.cuh"
 
-/* What floats are multiplied as, which are the numbers of tensors and tiles all the same: TF32, which is their first 11 bits,
-   or sums of two TF32 numbers. */
+/* Floats multiplied as TF32, which is their first 11 bits. */
 struct Tf32 {
   float number;
 };
-struct SplitFloat {
-  float number;
-};
 template <typename T>
-constexpr bool is_float = sizeof(T) == 4;
+constexpr bool is_tf32 = false;
+template <>
+constexpr bool is_tf32<Tf32> = true;
+
+/* Floats as sums high + low of two halves, 22 bits. In memory, 16 bytes of eight highs and then 16 of their lows; in the
+   registers of a fragment, all highs and then all lows. */
+struct SplitHalf {
+  __half2 part;
+};
 template <typename T>
 constexpr bool is_split = false;
 template <>
-constexpr bool is_split<SplitFloat> = true;
+constexpr bool is_split<SplitHalf> = true;
 
 /* Left columns, and right rows, of one product of matrices. */
 template <typename T>
-constexpr int depth_of = 32 / sizeof(T);
+constexpr int depth_of = is_tf32<T> ? 8 : 16;
+
+/* Registers of a left side, and of two right sides. */
+template <typename T>
+constexpr int registers_of = is_split<T> ? 8 : 4;
 
 /* sums += left · right, 16x8x16. In terms of lane/4 = r and lane%4 = c:
    sums  (r, 2c) (r, 2c+1) (r+8, 2c) (r+8, 2c+1)
@@ -58,16 +66,21 @@ __device__ inline void multiply(float (&sums)[4], const unsigned (&left)[4], uns
   multiply_tf32(sums, {number(left[0]), number(left[1]), number(left[2]), number(left[3])}, number(right0), number(right1));
 }
 
-/* x = high + low. The product of two lows, 2^-22 of the whole, is left out. */
-__device__ inline void multiply(float (&sums)[4], const unsigned (&left)[4], unsigned right0, unsigned right1, SplitFloat) {
-  const auto high = [](unsigned bits) {
-    return __uint_as_float(__float_as_uint(make_up_for_cut(__uint_as_float(bits))) & 0xffffe000);
-  };
-  const auto low = [&](unsigned bits) { return __uint_as_float(bits) - high(bits); };
-  const float highs[4] = {high(left[0]), high(left[1]), high(left[2]), high(left[3])};
-  multiply_tf32(sums, {low(left[0]), low(left[1]), low(left[2]), low(left[3])}, high(right0), high(right1));
-  multiply_tf32(sums, highs, low(right0), low(right1));
-  multiply_tf32(sums, highs, high(right0), high(right1));
+/* Two neighbours of a row. */
+__device__ inline void split(unsigned &high, unsigned &low, float first, float second) {
+  high = pack(first, second, __half());
+  const float2 highs = unpack(high, __half());
+  low = pack(first - highs.x, second - highs.y, __half());
+}
+
+/* Registers [FIRST, FIRST + 4) of a fragment. */
+template <int FIRST, int COUNT>
+__device__ inline unsigned (&four(unsigned (&fragment)[COUNT]))[4] {
+  return reinterpret_cast<unsigned(&)[4]>(fragment[FIRST]);
+}
+template <int FIRST, int COUNT>
+__device__ inline const unsigned (&four(const unsigned (&fragment)[COUNT]))[4] {
+  return reinterpret_cast<const unsigned(&)[4]>(fragment[FIRST]);
 }
 
 /* Four 8x8 matrices; lane i names row i%8 of matrix i/8. Lane i gets the pair at (i/4, 2(i%4)) of each. */

@@ -30,13 +30,14 @@ static unsigned bytes_of(const Tile *tile) {
 /* A tile of many rows reads less, one of few leaves fewer multiprocessors without work at the end: where there are few
    blocks the last tile of the head size is taken. */
 static const Tile *choose_tile(const MlaDevice *device, const MlaParams *p) {
+  int half_blocks = mla_multiplied_as(p) == MLA_AS_FLOAT32 ? 3 : 6; /* that are enough for a multiprocessor */
   const Tile *chosen = NULL;
   for (size_t i = 0; i < sizeof tiles / sizeof *tiles; i++) {
     const Tile *tile = &tiles[i];
     if (tile->as != mla_multiplied_as(p) || tile->head_qk != p->dn + p->dr || tile->head_v != p->dv) continue;
     if (bytes_of(tile) > mla_shared_bytes(device)) continue;
     chosen = tile;
-    if ((int64_t)blocks_of(tile, p) * p->batch * p->hq >= 3 * device->multiprocessors) break;
+    if ((int64_t)blocks_of(tile, p) * p->batch * p->hq * 2 >= half_blocks * device->multiprocessors) break;
   }
   return chosen;
 }
@@ -47,7 +48,10 @@ int mla_plan_sm80_attention(const MlaDevice *device, MlaKernel kernel, const Mla
   if (kernel != MLA_FORWARD || !tile || params->dn % 8 || blocks_of(tile, params) > 65535) return 0;
   MlaArguments arguments = {.params = *params};
   MlaParams *p = &arguments.params;
-  if (!mla_operands(plan, workspace, p, mla_multiplied_type(params))) return 0;
+  int is_split = mla_multiplied_as(p) == MLA_AS_FLOAT32;
+  if (!(is_split ? mla_split_operands(plan, workspace, &arguments)
+                 : mla_operands(plan, workspace, p, mla_multiplied_type(p))))
+    return 0;
   MlaLaunch *launch = mla_launch(plan, "sm80/mla_attention", tile->function, &arguments);
   launch->grid[0] = (unsigned)(p->batch * p->hq);
   launch->grid[1] = blocks_of(tile, p);

@@ -125,7 +125,9 @@ static int plan_dkv(const MlaDevice *device, MlaArguments *arguments, void *work
 static int plan_gradients(const MlaDevice *device, MlaKernel kernel, const MlaParams *p, void *workspace,
                           MlaPlan *plan) {
   MlaArguments arguments = {.params = *p};
-  return mla_gradient_operands(plan, workspace, &arguments, mla_multiplied_type(p)) &&
+  int is_split = mla_multiplied_as(p) == MLA_AS_FLOAT32;
+  return (is_split ? mla_split_operands(plan, workspace, &arguments)
+                   : mla_gradient_operands(plan, workspace, &arguments, mla_multiplied_type(p))) &&
          (kernel == MLA_DKV || plan_dq(device, &arguments, plan)) &&
          (kernel == MLA_DQ || plan_dkv(device, &arguments, workspace, plan));
 }

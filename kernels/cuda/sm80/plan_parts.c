@@ -1,5 +1,6 @@
 #include "plan_parts.h"
 #include "convert.h"
+#include "split.h"
 
 MlaType mla_multiplied_type(const MlaParams *p) {
   if (p->type != MLA_FLOAT32) return p->type;
@@ -53,11 +54,17 @@ static MlaLaunch *launch_convert(MlaPlan *plan, const char *function, const MlaA
 /* Blocks that a large GPU runs at once: each reads on while others write. */
 enum { MOST_BLOCKS = 528 };
 
-int mla_operands(MlaPlan *plan, void *workspace, MlaParams *p, MlaType type) {
+/* Whether tensors can be copied 16 bytes at a time. */
+static int are_whole(const MlaParams *p) {
   int is_whole = p->dn % 8 == 0 && p->dr % 8 == 0 && p->dv % 8 == 0;
-  MlaRows *all[] = {&p->q, &p->k, &p->v, &p->k_rope, &p->d_out, &p->out};
+  const MlaRows *all[] = {&p->q, &p->k, &p->v, &p->k_rope, &p->d_out, &p->out};
   for (size_t i = 0; i < sizeof all / sizeof *all; i++) is_whole = is_whole && mla_is_aligned(all[i], p->type);
-  if (!is_whole || p->type == type) return is_whole;
+  return is_whole;
+}
+
+int mla_operands(MlaPlan *plan, void *workspace, MlaParams *p, MlaType type) {
+  if (!are_whole(p)) return 0;
+  if (p->type == type) return 1;
   MlaArguments arguments = {.params = *p};
   MlaParams *to = &arguments.params;
   int has_d_out = p->d_out.start != NULL;
@@ -96,5 +103,38 @@ int mla_gradient_operands(MlaPlan *plan, void *workspace, MlaArguments *argument
   p->d_out = (MlaRows){0};
   if (!mla_is_aligned(&of_d_out.d_out, p->type) || !mla_operands(plan, workspace, p, type)) return 0;
   p->d_out = scaled_d_out(plan, workspace, &of_d_out, &arguments->partial_lse);
+  return 1;
+}
+
+/* Room for split halves, which are as wide as floats: [batch, heads, positions, columns]. */
+static MlaRows place_split(MlaPlan *plan, void *workspace, int batch, int heads, int positions, int columns) {
+  int64_t of_head = (int64_t)positions * columns;
+  size_t bytes = (size_t)(batch * heads * of_head) * sizeof(float);
+  return (MlaRows){mla_take(plan, workspace, bytes), heads * of_head, columns, of_head};
+}
+static MlaRows from_column(MlaRows rows, int column) {
+  rows.start = (char *)rows.start + column * (int)sizeof(float);
+  return rows;
+}
+
+int mla_split_operands(MlaPlan *plan, void *workspace, MlaArguments *arguments) {
+  MlaParams *p = &arguments->params;
+  if (!are_whole(p)) return 0;
+  int64_t query_chunks = (int64_t)p->batch * p->hq * ((p->sq + MLA_SPLIT_ROWS - 1) / MLA_SPLIT_ROWS);
+  int64_t key_chunks = (int64_t)p->batch * p->hkv * ((p->skv + MLA_SPLIT_ROWS - 1) / MLA_SPLIT_ROWS);
+  arguments->partial_lse = mla_take(plan, workspace, (size_t)(2 * query_chunks + 2 * key_chunks) * sizeof(float));
+  MlaArguments splitting = *arguments;
+  MlaParams *to = &splitting.params;
+  int has_d_out = p->d_out.start != NULL;
+  p->q = to->d_q = place_split(plan, workspace, p->batch, p->hq, p->sq, p->dn + p->dr);
+  p->k = to->d_k = place_split(plan, workspace, p->batch, p->hkv, p->skv, p->dn + p->dr);
+  p->v = to->d_v = place_split(plan, workspace, p->batch, p->hkv, p->skv, p->dv);
+  if (has_d_out) p->d_out = to->out = place_split(plan, workspace, p->batch, p->hq, p->sq, p->dv);
+  p->q_rope = from_column(p->q, p->dn);
+  p->k_rope = from_column(p->k, p->dn);
+  MlaLaunch *launch = mla_launch(plan, "sm80/split", "split_operands", &splitting);
+  launch->threads = MLA_SPLIT_THREADS;
+  launch->grid[0] = (unsigned)(query_chunks > key_chunks ? query_chunks : key_chunks);
+  launch->grid[1] = has_d_out ? MLA_SPLIT_D_OUT + 1 : MLA_SPLIT_D_OUT;
   return 1;
 }

@@ -25,6 +25,10 @@ int mla_operands(MlaPlan *plan, void *workspace, MlaParams *params, MlaType type
    are halves too; partial_lse is then where the GPU puts the power, else NULL. */
 int mla_gradient_operands(MlaPlan *plan, void *workspace, MlaArguments *arguments, MlaType type);
 
+/* The same of float32 as split halves (split.cu), each head's k with its k_rope. partial_lse is then where the GPU puts what
+   undoes their powers of two. */
+int mla_split_operands(MlaPlan *plan, void *workspace, MlaArguments *arguments);
+
 /* Where d_k_rope is shared by several heads: room for each head's part, float32 [batch, hkv, skv, dr], as partial_out, which
    is NULL otherwise; then the launch that sums them. Returns whether there is something to sum. */
 int mla_take_rope_parts(MlaPlan *plan, void *workspace, MlaArguments *arguments);

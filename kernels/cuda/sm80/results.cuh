@@ -13,13 +13,15 @@ struct ResultRow {
   int dn;
 };
 
-/* Two neighbours of a row of floats or, in any other type, of T. */
+/* Two neighbours of a row of floats or, in any other type, of T, which split halves are not. */
 template <typename T>
 __device__ inline void store_pair(void *row, MlaType type, int column, float first, float second) {
-  if (type == MLA_FLOAT32)
-    *reinterpret_cast<float2 *>(static_cast<float *>(row) + column) = make_float2(first, second);
-  else
-    *reinterpret_cast<unsigned *>(static_cast<T *>(row) + column) = pack(first, second, T());
+  if constexpr (!is_split<T>)
+    if (type != MLA_FLOAT32) {
+      *reinterpret_cast<unsigned *>(static_cast<T *>(row) + column) = pack(first, second, T());
+      return;
+    }
+  *reinterpret_cast<float2 *>(static_cast<float *>(row) + column) = make_float2(first, second);
 }
 
 /* Row lane/4 + 8 · half of factor · sums, of right sides T: two groups, which are the columns [column, column + 16). */
@@ -27,7 +29,7 @@ template <typename T>
 __device__ inline void store_sixteen(const ResultRow &row, int column, const float (&first)[4], const float (&second)[4],
                                      int half, float factor) {
   const int i = half * 2, lane_column = threadIdx.x % 4;
-  if constexpr (is_float<T>) { /* a lane has neighbours: see DeepBlocks */
+  if constexpr (is_tf32<T>) { /* a lane has neighbours: see DeepBlocks */
     const int at = column + lane_column * 4;
     float *to = static_cast<float *>(at < row.dn ? row.nope : row.rope) + (at < row.dn ? at : at - row.dn);
     *reinterpret_cast<float4 *>(to) =

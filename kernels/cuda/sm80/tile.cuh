@@ -18,9 +18,14 @@ struct Blocks {
 
   unsigned start; /* of the block at 0, 0 */
 
-  __device__ unsigned at(int row, int column) const {
-    const int chunk = column / chunk_of<T>;
+  __device__ unsigned at(int row, int column, int part = 0) const {
+    const int chunk = column / chunk_of<T> + part;
     return (start ^ chunk % TURNS * 16) + (chunk / TURNS * TURNS * 16 + row * ROW_BYTES);
+  }
+  /* A left side, or two right sides. */
+  __device__ void load(unsigned (&to)[registers_of<T>], int row, int column) const {
+    load_matrices(four<0>(to), at(row, column));
+    if constexpr (is_split<T>) load_matrices(four<4>(to), at(row, column, 1));
   }
   /* By columns that fill 128 bytes. */
   __device__ void move(int columns) { start += columns * sizeof(T); }
@@ -31,14 +36,15 @@ struct Blocks {
    1 3 5 7, as in pack_left, and of the sixteen columns the even ones are the first group of products, see store_sixteen. */
 template <typename T, int COLUMNS>
 struct DeepBlocks {
-  Blocks<T, COLUMNS> of_lane[is_float<T> ? 2 : 1];
+  Blocks<T, COLUMNS> of_lane[is_tf32<T> ? 2 : 1];
 
-  __device__ void load(unsigned (&to)[4], int row, int column) const {
-    if constexpr (is_float<T>) {
+  __device__ void load(unsigned (&to)[registers_of<T>], int row, int column) const {
+    if constexpr (is_tf32<T>) {
       load_pair(to[0], to[2], of_lane[0].at(row, column));
       load_pair(to[1], to[3], of_lane[1].at(row, column));
     } else {
-      load_matrices_transposed(to, of_lane[0].at(row, column));
+      load_matrices_transposed(four<0>(to), of_lane[0].at(row, column));
+      if constexpr (is_split<T>) load_matrices_transposed(four<4>(to), of_lane[0].at(row, column, 1));
     }
   }
 };
@@ -48,6 +54,7 @@ struct Tile {
   static constexpr int CHUNK = chunk_of<T>, ROW_BYTES = Blocks<T, COLUMNS>::ROW_BYTES;
   static constexpr int TURNS = Blocks<T, COLUMNS>::TURNS;
   static constexpr int CHUNKS = COLUMNS / CHUNK;
+  static constexpr int NEXT = is_split<T> ? 2 : 1; /* chunks from one to the next of a fragment */
   static constexpr int BYTES = ROWS * ROW_BYTES;
 
   unsigned start; /* address in shared memory */
@@ -57,37 +64,39 @@ struct Tile {
     return start + row * ROW_BYTES + (chunk ^ turn) * 16;
   }
 
-  /* Left sides from a row on, a multiple of 8: 16 rows and depth_of<T> columns, four registers. */
+  /* Left sides from a row on, a multiple of 8: 16 rows and depth_of<T> columns. */
   __device__ Blocks<T, COLUMNS> left_blocks(int row = 0) const {
     const int lane = threadIdx.x % 32;
-    return {address(row + lane % 16, lane / 16)};
+    return {address(row + lane % 16, lane / 16 * NEXT)};
   }
-  /* The same of right sides whose columns are rows here, two times two registers: 16 rows and depth_of<T> columns. */
+  /* The same of two right sides whose columns are rows here: 16 rows and depth_of<T> columns. */
   __device__ Blocks<T, COLUMNS> right_blocks(int row = 0) const {
     const int lane = threadIdx.x % 32;
-    return {address(row + lane % 8 + lane / 16 * 8, lane / 8 % 2)};
+    return {address(row + lane % 8 + lane / 16 * 8, lane / 8 % 2 * NEXT)};
   }
   /* The same of right sides as they lie, from a column on that is in bits which no column given to load() has. */
   __device__ DeepBlocks<T, COLUMNS> deep_blocks(int row = 0, int column = 0) const {
     const int lane = threadIdx.x % 32;
-    if constexpr (is_float<T>) {
+    if constexpr (is_tf32<T>) {
       const int first = row + lane % 4 * 2, chunk = column / CHUNK + lane / 8, place = lane / 4 % 2 * 8;
       return {{{address(first, chunk) + place}, {address(first + 1, chunk) + place}}};
     } else {
-      return {{{address(row + lane % 16, column / CHUNK + lane / 16)}}};
+      return {{{address(row + lane % 16, column / CHUNK + lane / 16 * NEXT)}}};
     }
   }
 
   /* The left side of a product: rows [row, row + 16), columns from `column` on. */
-  __device__ void load_left(unsigned (&to)[4], int row, int column) const {
-    load_matrices(to, left_blocks(row).at(0, column));
+  __device__ void load_left(unsigned (&to)[registers_of<T>], int row, int column) const {
+    left_blocks(row).load(to, 0, column);
   }
   /* Puts what load_left gets. */
-  __device__ void store_left(const unsigned (&from)[4], int row, int column) const {
+  __device__ void store_left(const unsigned (&from)[registers_of<T>], int row, int column) const {
     const int lane = threadIdx.x % 32;
 #pragma unroll
-    for (int i = 0; i < 4; i++)
-      store_shared(address(row + lane / 4 + i % 2 * 8, column / CHUNK + i / 2) + lane % 4 * 4, from[i]);
+    for (int i = 0; i < registers_of<T>; i++) {
+      const int chunk = column / CHUNK + i / 2 % 2 * NEXT + i / 4;
+      store_shared(address(row + lane / 4 + i % 2 * 8, chunk) + lane % 4 * 4, from[i]);
+    }
   }
 };
 

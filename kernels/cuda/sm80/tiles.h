@@ -14,7 +14,7 @@
   F(64, 64, 128, 64, 4) \
   F(64, 64, 64, 64, 4)
 
-/* The same of floats as TF32, and of split floats, whose parts take registers. */
+/* The same of floats as TF32, and of split halves, whose walks go by divisors of MLA_SPLIT_ROWS. */
 #define MLA_SM80_ATTENTION_TF32(F) \
   F(192, 128, 128, 64, 8)          \
   F(192, 128, 128, 32, 8)          \
@@ -26,14 +26,15 @@
   F(64, 64, 128, 64, 8)            \
   F(64, 64, 64, 64, 4)
 #define MLA_SM80_ATTENTION_F32(F) \
+  F(192, 128, 128, 64, 8)         \
   F(192, 128, 128, 32, 8)         \
-  F(192, 128, 64, 32, 4)          \
-  F(128, 128, 128, 32, 8)         \
-  F(128, 128, 64, 32, 4)          \
-  F(96, 64, 128, 32, 8)           \
-  F(96, 64, 64, 32, 4)            \
-  F(64, 64, 128, 32, 8)           \
-  F(64, 64, 64, 32, 4)
+  F(192, 128, 64, 64, 4)          \
+  F(128, 128, 128, 64, 8)         \
+  F(128, 128, 64, 64, 4)          \
+  F(96, 64, 128, 64, 8)           \
+  F(96, 64, 64, 64, 4)            \
+  F(64, 64, 128, 64, 8)           \
+  F(64, 64, 64, 64, 4)
 
 /* F(HEAD_QK, HEAD_V, BLOCK, WALKED) of mla_attention_dq.cu, BLOCK_Q and BLOCK_K there, and of mla_attention_dkv.cu, BLOCK_K
    and BLOCK_Q. Two warps own 32 rows of a block. Of a head size, the first that fits and fills the GPU is taken. */
@@ -50,7 +51,7 @@
   F(64, 64, 128, 64)         \
   F(64, 64, 64, 64)
 
-/* The same of TF32 and of split floats: two warps own 16 rows. */
+/* The same of TF32 and of split halves: two warps own 16 rows. */
 #define MLA_SM80_BACKWARD_TF32(F) \
   F(192, 128, 96, 32)             \
   F(192, 128, 64, 32)             \
@@ -62,10 +63,14 @@
   F(64, 64, 96, 32)               \
   F(64, 64, 48, 32)
 #define MLA_SM80_BACKWARD_F32(F) \
+  F(192, 128, 96, 32)            \
   F(192, 128, 64, 32)            \
-  F(192, 128, 32, 32)            \
+  F(192, 128, 48, 32)            \
+  F(128, 128, 96, 32)            \
   F(128, 128, 64, 32)            \
-  F(96, 64, 64, 32)              \
-  F(64, 64, 64, 32)
+  F(96, 64, 96, 64)              \
+  F(96, 64, 64, 64)              \
+  F(64, 64, 96, 64)              \
+  F(64, 64, 64, 64)
 
 #endif

@@ -8,10 +8,10 @@ constexpr bool is_half = false;
 template <>
 constexpr bool is_half<__half> = true;
 
-/* What brings `most` to 2^exponent or up to twice as much; at most 2^100, for a most of 0 too. */
+/* What brings `most` to 2^exponent or up to twice as much; at most 2^100, for a most of 0 too. Its inverse is as exact. */
 __device__ inline float power_of_two_to(int exponent, float most) {
   const int own = (__float_as_int(most) >> 23 & 255) - 127;
-  return __int_as_float((min(max(exponent - own, -100), 100) + 127) << 23);
+  return __int_as_float((min(max(exponent - own, -126), 100) + 127) << 23);
 }
 
 /* What the weights of one row of sums are multiplied by: as much as its greatest weight so far allows, so that it only falls.
