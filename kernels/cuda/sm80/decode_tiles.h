@@ -10,9 +10,9 @@ enum {
   MLA_DECODE_DEPTH_GROUPS = 4,
   MLA_DECODE_BLOCK_K = 32, /* keys in shared memory at a time */
 
-  MLA_MERGE_GROUP = MLA_DECODE_DN / 8, /* threads for a row of a split */
-  MLA_MERGE_MOST_GROUPS = 4,
-  MLA_MERGE_BATCH = 8, /* splits that a group loads at a time */
+  MLA_MERGE_WARPS = 4, /* of a block, each with a row */
+  MLA_MERGE_BATCH = 8, /* splits that a lane loads at a time */
+  MLA_MERGE_MOST_GROUPS = 8,
   MLA_MERGE_MOST_SPLITS = 128,
 
   MLA_DECODE_DQ_BLOCK_Q = 32, /* packed rows of a block */

@@ -1,96 +1,86 @@
 /* Merges the splits of a forward: out = Σ exp(lse_s − lse) · out_s and lse = ln Σ exp(lse_s), as gradients/README.md
    says of mergeStates.
    partial_out [batch][splits][rows][dv] in the type of out and partial_lse [batch][splits][rows], of packed rows (position ·
-   hq + head); sums of splits that saw nothing are not used. A block has a row, and its groups of threads take turns at the
-   splits: a thread has eight columns. The groups' sums are added in their order.
-   grid: (rows, batch). */
+   hq + head). A warp has a row, of which each lane has eight columns; groups of its lanes share the splits. What takes time
+   is to wait for memory, so there are as many groups as it takes for most lanes to load all their splits at once.
+   grid: (rows / MLA_MERGE_WARPS, parts of the columns, batch). */
 #pragma once
 
 #include "../plan.h"
 #include "decode_tiles.h"
 #include "softmax.cuh"
 
-constexpr int COLUMNS = MLA_DECODE_DN;
-constexpr int BATCH = MLA_MERGE_BATCH; /* splits of a group under way */
-
 /* Eight neighbours as they lie in memory. */
 template <typename E>
 struct Eight {
   uint4 bits[sizeof(E) / 2];
 
-  __device__ void load(const E *from) {
-#pragma unroll
-    for (int i = 0; i < (int)sizeof(E) / 2; i++) bits[i] = reinterpret_cast<const uint4 *>(from)[i];
-  }
   __device__ float operator[](int i) const { return static_cast<float>(reinterpret_cast<const E *>(bits)[i]); }
 };
 
-/* Leaves the splits' shares of the result in `shares`, by one warp, and returns the lse of all. */
-__device__ inline float find_shares(const float *partial_lse, int64_t stride, int splits, float *shares) {
-  const int lane = threadIdx.x % 32;
-  float lse[MLA_MERGE_MOST_SPLITS / 32], most = -INFINITY, total = 0;
-#pragma unroll
-  for (int i = 0; i < MLA_MERGE_MOST_SPLITS / 32; i++) {
-    const int split = i * 32 + lane;
-    lse[i] = split < splits ? partial_lse[split * stride] : -INFINITY;
-    most = fmaxf(most, lse[i]);
-  }
-  most = max_of_lanes<32>(most);
-  if (most == -INFINITY) most = 0;
-#pragma unroll
-  for (int i = 0; i < MLA_MERGE_MOST_SPLITS / 32; i++) total += lse[i] = exp2_fast((lse[i] - most) * LOG2_E);
-  total = sum_of_lanes<32>(total);
-#pragma unroll
-  for (int i = 0; i < MLA_MERGE_MOST_SPLITS / 32; i++) shares[i * 32 + lane] = total == 0 ? 0 : lse[i] / total;
-  return total == 0 ? -INFINITY : most + logf(total);
-}
-
-/* wait() returns once there are the splits. */
-template <typename E, typename Wait>
+/* wait() returns once there are the splits. IS_ALL_WRITTEN: also what saw nothing, as zeros. */
+template <typename E, bool IS_ALL_WRITTEN, typename Wait>
 __device__ inline void merge(const MlaArguments &a, Wait wait) {
-  __shared__ __align__(16) float sums[MLA_MERGE_MOST_GROUPS][COLUMNS], shares[MLA_MERGE_MOST_SPLITS];
+  constexpr int COLUMNS = MLA_DECODE_DN, BATCH = MLA_MERGE_BATCH;
   const MlaParams &p = a.params;
-  const int row = blockIdx.x, rows = gridDim.x, batch = blockIdx.y, position = row / p.hq, head = row % p.hq;
-  const int groups = blockDim.x / MLA_MERGE_GROUP, group = threadIdx.x / MLA_MERGE_GROUP;
-  const int column = threadIdx.x % MLA_MERGE_GROUP * 8;
-  const int64_t first = (int64_t)batch * a.splits * rows + row, stride = rows; /* rows of the partial results */
-  const E *partial_out = static_cast<const E *>(a.partial_out) + first * COLUMNS + column;
-
-  Eight<E> parts[BATCH]; /* under way while the shares are found */
-  auto load = [&](int split) {
-#pragma unroll
-    for (int i = 0; i < BATCH; i++)
-      if (split + i * groups < a.splits) parts[i].load(partial_out + (split + i * groups) * stride * COLUMNS);
-  };
+  const int groups = gridDim.y / (COLUMNS / (8 * 32)), lanes = 32 / groups; /* of a group */
+  const int lane = threadIdx.x % 32, group = lane / lanes, column = (blockIdx.y * lanes + lane % lanes) * 8;
+  const int row = blockIdx.x * MLA_MERGE_WARPS + threadIdx.x / 32, rows = p.sq * p.hq, batch = blockIdx.z;
+  const int position = row / p.hq, head = row % p.hq;
+  const int64_t first = (int64_t)batch * a.splits * rows + row;
+  const E *partial_out = static_cast<const E *>(a.partial_out) + column;
+  if (row >= rows) return;
   wait();
-  load(group);
-  if (threadIdx.x < 32) {
-    const float lse = find_shares(a.partial_lse + first, stride, a.splits, shares);
-    if (threadIdx.x == 0) p.lse[((int64_t)batch * p.hq + head) * p.sq + position] = lse;
-  }
-  __syncthreads();
 
-  float sum[8] = {};
+  /* the largest lse of all groups so far, and this group's sums of weights and of columns, relative to it */
+  float largest = -INFINITY, total = 0, sums[8] = {};
 #pragma unroll 1
-  for (int split = group; split < a.splits; split += BATCH * groups) {
-    if (split != group) load(split);
+  for (int start = 0; start < a.splits; start += BATCH * groups) {
+    float lse[BATCH];
+    Eight<E> parts[BATCH];
 #pragma unroll
     for (int n = 0; n < BATCH; n++) {
-      const float share = split + n * groups < a.splits ? shares[split + n * groups] : 0;
-      if (share == 0) continue;
+      const int split = start + n * groups + group;
+      const int64_t partial = first + (int64_t)split * rows;
+      lse[n] = -INFINITY, parts[n] = {};
+      if (split < a.splits) {
+        lse[n] = a.partial_lse[partial];
+        parts[n] = *reinterpret_cast<const Eight<E> *>(partial_out + partial * COLUMNS);
+      }
+    }
+    const float before = largest;
 #pragma unroll
-      for (int i = 0; i < 8; i++) sum[i] += share * parts[n][i];
+    for (int n = 0; n < BATCH; n++) largest = fmaxf(largest, lse[n]);
+    for (int step = lanes; step < 32; step *= 2) largest = fmaxf(largest, __shfl_xor_sync(~0u, largest, step));
+    const float reference = largest == -INFINITY ? 0 : largest;
+    const float factor = exp2_fast((before - reference) * LOG2_E);
+    total *= factor;
+#pragma unroll
+    for (int i = 0; i < 8; i++) sums[i] *= factor;
+#pragma unroll
+    for (int n = 0; n < BATCH; n++) {
+      const float weight = exp2_fast((lse[n] - reference) * LOG2_E);
+      if (!IS_ALL_WRITTEN && weight == 0) continue;
+      total += weight;
+#pragma unroll
+      for (int i = 0; i < 8; i++) sums[i] += weight * parts[n][i];
     }
   }
+  for (int step = lanes; step < 32; step *= 2) {
+    total += __shfl_xor_sync(~0u, total, step);
 #pragma unroll
-  for (int i = 0; i < 8; i += 4)
-    *reinterpret_cast<float4 *>(&sums[group][column + i]) = make_float4(sum[i], sum[i + 1], sum[i + 2], sum[i + 3]);
-  __syncthreads();
-
-  E *out = static_cast<E *>(p.out.start) + batch * p.out.batch + position * p.out.position + head * p.out.head;
-  for (int i = threadIdx.x; i < COLUMNS; i += blockDim.x) {
-    float all = 0;
-    for (int n = 0; n < groups; n++) all += sums[n][i];
-    out[i] = static_cast<E>(all);
+    for (int i = 0; i < 8; i++) sums[i] += __shfl_xor_sync(~0u, sums[i], step);
   }
+  if (group > 0) return;
+  if (column == 0)
+    p.lse[((int64_t)batch * p.hq + head) * p.sq + position] = total > 0 ? largest + logf(total) : -INFINITY;
+  E *out = static_cast<E *>(p.out.start) + batch * p.out.batch + position * p.out.position + head * p.out.head + column;
+  const float share = total > 0 ? 1 / total : 0;
+  alignas(16) E result[8];
+#pragma unroll
+  for (int i = 0; i < 8; i++) result[i] = static_cast<E>(sums[i] * share);
+  *reinterpret_cast<Eight<E> *>(out) = *reinterpret_cast<const Eight<E> *>(result);
 }
+
+/* Up to 128 registers a thread: with fewer the compiler puts off loads until others are done. */
+#define MLA_MERGE_BOUNDS __launch_bounds__(MLA_MERGE_WARPS * 32, 4)

@@ -54,10 +54,12 @@ MlaLaunch *mla_plan_merge(const MlaArguments *arguments, MlaPlan *plan) {
   static const char *const functions[] = {
       [MLA_FLOAT32] = "mla_merge_f32", [MLA_FLOAT16] = "mla_merge_f16", [MLA_BFLOAT16] = "mla_merge_bf16"};
   MlaLaunch *launch = mla_launch(plan, "sm80/mla_merge", functions[p->type], arguments);
-  const int groups = ceil_div(arguments->splits, MLA_MERGE_BATCH);
-  launch->grid[0] = (unsigned)(p->sq * p->hq);
-  launch->grid[1] = (unsigned)p->batch;
-  launch->threads = MLA_MERGE_GROUP * (unsigned)(groups < MLA_MERGE_MOST_GROUPS ? groups : MLA_MERGE_MOST_GROUPS);
+  int groups = 1;
+  while (groups < MLA_MERGE_MOST_GROUPS && groups * MLA_MERGE_BATCH < arguments->splits) groups *= 2;
+  launch->grid[0] = (unsigned)ceil_div((int64_t)p->sq * p->hq, MLA_MERGE_WARPS);
+  launch->grid[1] = (unsigned)(groups * MLA_DECODE_DN / (8 * 32));
+  launch->grid[2] = (unsigned)p->batch;
+  launch->threads = 32 * MLA_MERGE_WARPS;
   return launch;
 }
 

@@ -12,6 +12,22 @@
 #include "softmax.cuh"
 #include "tile.cuh"
 
+/* a / b, for 0 <= a < 2^21 and b > 0. The first fetch waits for it, and an integer division takes longer. */
+__device__ inline int quotient(int a, int b) { return static_cast<int>(__fdividef(a + 0.5f, b)); }
+
+/* Writes four matrices of eight rows of 16 bytes, as products leave their sums: lane i names row i % 8 of matrix i / 8. */
+__device__ inline void store_matrices(void *row, const unsigned (&matrices)[4]) {
+  asm volatile("stmatrix.sync.aligned.m8n8.x4.shared.b16 [%0], {%1, %2, %3, %4};" ::"r"(shared_address(row)),
+               "r"(matrices[0]), "r"(matrices[1]), "r"(matrices[2]), "r"(matrices[3])
+               : "memory");
+}
+
+/* A lane's pointer. */
+template <typename P>
+__device__ inline P *of_lane(P *pointer, int lane) {
+  return reinterpret_cast<P *>(__shfl_sync(~0u, reinterpret_cast<uintptr_t>(pointer), lane));
+}
+
 template <typename T>
 struct Decode {
   static constexpr int DN = 512, DR = 64, ROWS = WARPGROUP_ROWS, BLOCK_K = 64, CONSUMERS = 2;
@@ -41,14 +57,15 @@ struct Decode {
     int first_tile, tiles;
 
     __device__ explicit Walk(const MlaArguments &a) : batch(blockIdx.z), hq(a.params.hq), visibility(a.params, batch) {
-      int blocks_of_heads = (hq + ROWS - 1) / ROWS, most_positions = max(ROWS / hq, 1);
-      first_head = blockIdx.x % blocks_of_heads * ROWS;
-      first_position = blockIdx.x / blocks_of_heads * most_positions;
+      int blocks_of_heads = (hq + ROWS - 1) / ROWS, most_positions = hq < ROWS ? quotient(ROWS, hq) : 1;
+      int block_of_positions = quotient(blockIdx.x, blocks_of_heads);
+      first_head = (blockIdx.x - block_of_positions * blocks_of_heads) * ROWS;
+      first_position = block_of_positions * most_positions;
       positions = min(most_positions, a.params.sq - first_position);
       rows = min(ROWS, positions * hq - first_head);
       Range seen = visibility.keys_of_any(first_position, positions);
       int first = seen.lo / BLOCK_K, all = seen.lo < seen.hi ? (seen.hi + BLOCK_K - 1) / BLOCK_K - first : 0;
-      int each = (all + a.splits - 1) / a.splits;
+      int each = quotient(all + a.splits - 1, a.splits);
       first_tile = first + min(all, each * static_cast<int>(blockIdx.y));
       tiles = min(first + all - first_tile, each);
     }
@@ -78,7 +95,7 @@ struct Decode {
 
   __device__ void produce(const Walk &walk) {
     const MlaParams &p = a.params;
-    int box_rows = p.hq < ROWS ? ROWS / p.hq * p.hq : ROWS;
+    int box_rows = p.hq < ROWS ? quotient(ROWS, p.hq) * p.hq : ROWS;
     for (int n = 0; n < walk.tiles; n++) {
       int owner = n % CONSUMERS, round = n / CONSUMERS;
 #pragma unroll
@@ -99,14 +116,15 @@ struct Decode {
     }
   }
 
-  /* Begins scores += Q · K^T, or = from panel 0 on, in the panels [FROM, TO) of the consumer's nth tile as they come. */
-  template <int FROM, int TO>
+  /* Begins scores += Q · K^T, or = from panel 0 on, in the panels [FROM, TO) of the consumer's nth tile as they come. The
+     first time the query's panels come too. */
+  template <int FROM, int TO, bool IS_FIRST = false>
   __device__ void begin_scores(float (&scores)[BLOCK_K / 2], int n, int consumer) {
     begin_products();
 #pragma unroll
     for (int i = FROM; i < TO; i++) {
       int panel = panel_in_order(i, consumer);
-      shared.q_full[panel].wait(0);
+      if (IS_FIRST) shared.q_full[panel].wait(0);
       shared.full[consumer][panel].wait(n / CONSUMERS % 2);
       uint64_t left = matrix_by_rows(shared_address(shared.q.panels[panel]));
       uint64_t right = matrix_by_rows(shared_address(shared.keys[consumer].panels[panel]));
@@ -188,7 +206,10 @@ struct Decode {
     commit_products();
   }
 
+  /* A warp's results go through shared memory, so that it writes neighbouring columns of one row at a time. */
   __device__ void write(const Walk &walk, int consumer, const float (&sums)[COLUMNS / 2], const OnlineSoftmax &softmax) {
+    constexpr int WARP_ROWS = 16, STRIDE = COLUMNS + 8; /* rows in different banks */
+    static_assert(CONSUMERS * ROWS * STRIDE * sizeof(T) <= sizeof shared.q, "results take the place of the queries");
     const MlaParams &p = a.params;
 #pragma unroll
     for (int i = 0; i < 2; i++) {
@@ -196,21 +217,49 @@ struct Decode {
       if (threadIdx.x % 4 == 0) shared.sums[consumer][row_of_thread() + 8 * i] = own;
     }
     shared.sums_written.arrive();
-    shared.sums_written.wait(0);
+    shared.sums_written.wait(0); /* nobody reads the queries any more */
+    int lane = threadIdx.x % 32, first = threadIdx.x % WARPGROUP / 32 * WARP_ROWS, row = first + lane % WARP_ROWS;
+    if (first >= walk.rows) return;
+
+    float sum[2], factor[2];
 #pragma unroll
     for (int i = 0; i < 2; i++) {
-      int row = row_of_thread() + 8 * i, head = walk.head(row), position = walk.position(row);
-      bool is_there = row < walk.rows;
-      float sum = shared.sums[0][row] + shared.sums[1][row];
-      T *out = row_of<T>(p.out, walk.batch, position, head);
-      float *lse = p.lse + (static_cast<int64_t>(walk.batch) * p.hq + head) * p.sq + position;
-      if (a.splits > 1) {
-        int64_t place = ((static_cast<int64_t>(walk.batch) * a.splits + blockIdx.y) * p.sq + position) * p.hq + head;
-        out = static_cast<T *>(a.partial_out) + place * DN;
-        lse = a.partial_lse + place;
-      }
-      write_row(is_there ? out + consumer * COLUMNS : nullptr, sums, i, COLUMNS, sum > 0 ? 1 / sum : 0, sum > 0);
-      if (is_there && consumer == 0 && threadIdx.x % 4 == 0) *lse = softmax.lse(i, sum);
+      sum[i] = shared.sums[0][row_of_thread() + 8 * i] + shared.sums[1][row_of_thread() + 8 * i];
+      factor[i] = __fdividef(1, sum[i]);
+    }
+    auto pair = [&](int group, int i) {
+      const float *two = sums + 4 * group + 2 * i;
+      return sum[i] > 0 ? pack(two[0] * factor[i], two[1] * factor[i], T()) : 0;
+    };
+    T *results = shared.q.panels[0][0] + (consumer * ROWS + first) * STRIDE;
+#pragma unroll
+    for (int n = 0; n < COLUMNS / 8; n += 2)
+      store_matrices(results + lane % 16 * STRIDE + n * 8 + lane / 16 * 8,
+                     {pair(n, 0), pair(n, 1), pair(n + 1, 0), pair(n + 1, 1)});
+
+    T *out = nullptr; /* of the lane's row, likewise lse */
+    float *lse = nullptr;
+    if (row < walk.rows && a.splits > 1) {
+      int64_t split = static_cast<int64_t>(walk.batch) * a.splits + blockIdx.y;
+      int64_t place = split * p.sq * p.hq + walk.first_position * p.hq + walk.first_head + row;
+      out = static_cast<T *>(a.partial_out) + place * DN + consumer * COLUMNS;
+      lse = a.partial_lse + place;
+    } else if (row < walk.rows) {
+      int head = walk.head(row), position = walk.position(row);
+      out = row_of<T>(p.out, walk.batch, position, head) + consumer * COLUMNS;
+      lse = p.lse + (static_cast<int64_t>(walk.batch) * p.hq + head) * p.sq + position;
+    }
+    __syncwarp();
+#pragma unroll
+    for (int i = 0; i < WARP_ROWS; i++) {
+      T *to = of_lane(out, i);
+      uint4 columns = reinterpret_cast<const uint4 *>(results + i * STRIDE)[lane];
+      if (to) reinterpret_cast<uint4 *>(to)[lane] = columns;
+    }
+#pragma unroll
+    for (int i = 0; i < 2; i++) {
+      float *to = of_lane(lse, lane / 4 + 8 * i);
+      if (to && consumer == 0 && lane % 4 == 0) *to = softmax.lse(i, sum[i]);
     }
   }
 
@@ -220,12 +269,14 @@ struct Decode {
 #pragma unroll
     for (int i = 0; i < COLUMNS / 2; i++) sums[i] = 0;
     if (consumer == 0 && walk.tiles > 0) {
-      begin_scores<0, PANELS>(scores, 0, consumer);
+      begin_scores<0, PANELS, true>(scores, 0, consumer);
       wait_for_products<0>(scores);
       weigh_and_add(scores, sums, softmax, walk, 0, consumer);
     }
     /* its other tiles, before each of them one of the other consumer's */
     int n = CONSUMERS - consumer;
+    if (n < walk.tiles)
+      for (Barrier &full : shared.q_full) full.wait(0);
     for (; n < walk.tiles; n += CONSUMERS) {
       begin_scores<0, HALF>(scores, n, consumer);
       begin_others(sums, softmax, n - 1, consumer);

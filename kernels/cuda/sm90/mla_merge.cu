@@ -2,10 +2,9 @@
 #include "../sm80/mla_merge.cuh"
 #include "barrier.cuh"
 
-#define KERNEL(NAME, E)                                                                     \
-  extern "C" __global__ void __launch_bounds__(MLA_MERGE_MOST_GROUPS * MLA_MERGE_GROUP)     \
-      mla_merge_##NAME(const __grid_constant__ MlaArguments a) {                            \
-    merge<E>(a, wait_for_previous);                                                         \
+#define KERNEL(NAME, E)                                                                                  \
+  extern "C" __global__ void MLA_MERGE_BOUNDS mla_merge_##NAME(const __grid_constant__ MlaArguments a) { \
+    merge<E, true>(a, wait_for_previous);                                                                \
   }
 KERNEL(f16, __half)
 KERNEL(bf16, __nv_bfloat16)
