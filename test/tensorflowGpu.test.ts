@@ -122,8 +122,9 @@ describe('tensorflow on a GPU', () => {
       const isRight = stream === streams.tensorflow || stream === streams.andWait;
       it(`race, delayed, stream ${name}: ${isRight ? 'right' : 'wrong, as it must be'}`, async () => {
         const error = await inStream(stream, delayUs, race);
+        // what a kernel that came too early has read may be anything, NaN too
         expectTrue(
-          isRight ? error < 0.1 : error > 0.5,
+          isRight ? error < 0.1 : !(error <= 0.5),
           `expected ${isRight ? 'the values' : 'other values'}, got an error of ${error}`,
         );
       }).timeout(120_000);
