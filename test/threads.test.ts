@@ -67,6 +67,22 @@ describe('threads', () => {
       return;
     }
 
+    it('that were started anew have scratch of their own', async () => {
+      const [small, large] = [
+        named(attentionCases, 'grouped 257 on 385'),
+        named(attentionCases, 'long 769'),
+      ].flat();
+      await stopThreads();
+      const [alone] = await outputsOf('MLAAttention', large);
+      // one kernel for each start: the first of both
+      for (const c of [small, large, small, large]) {
+        await startThreads(threadsInIsolation);
+        const [out] = await outputsOf('MLAAttention', c);
+        if (c === large) expectSameBits('out', out, alone);
+        await stopThreads();
+      }
+    });
+
     for (const c of cases) {
       for (const kernel of kernelsOf(c)) {
         it(`give the same bits as one: ${kernel}, ${c.name}`, async () => {

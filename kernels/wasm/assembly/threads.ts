@@ -12,7 +12,7 @@ class Job {
   /** units that nobody has taken; below 0 when threads come too late */
   remaining!: i32;
   unfinished!: i32;
-  /** counts the jobs */
+  /** no other job of this memory has it */
   number!: i32;
   /** the number again, once the job is there to be taken: idle threads sleep until it changes */
   published!: i32;
@@ -27,6 +27,9 @@ class Job {
 
 /** The number of the job that this thread's scratch is cut up for. */
 let placedFor: i32 = 0;
+
+/** Jobs that this thread has given out: those of another pool have other numbers. */
+let jobs: i32 = 0;
 
 export function jobBytes(): usize {
   return offsetof<Job>();
@@ -47,7 +50,7 @@ export function runOnThreads(
   job.scratch = scratch;
   job.scratchBytes = scratchBytes;
   atomic.store<i32>(at + offsetof<Job>('unfinished'), units);
-  job.number++;
+  job.number = ++jobs;
   // after all that: who takes a unit sees the whole job that it belongs to
   atomic.store<i32>(at + offsetof<Job>('remaining'), units);
   atomic.store<i32>(at + offsetof<Job>('published'), job.number);
