@@ -20,7 +20,7 @@ export function linear(x: Tensor, weight: Tensor, shape: number[], bias?: Tensor
 /**
  * The product of two matrices, one of them transposed if it is named. tfjs's wasm backend multiplies transposed
  * operands in a plain loop, 10 to 60 times slower than XNNPACK multiplies plain ones: there they are turned first.
- * tfjs-node takes TensorFlow's op for batches, whose launch takes twice as long as that of MatMul.
+ * tfjs-node takes TensorFlow's op for batches, whose launch takes longer than that of MatMul.
  */
 export function product(a: Tensor, b: Tensor, transposed?: 'a' | 'b'): Tensor2D {
   const [isA, isB] = [transposed === 'a', transposed === 'b'];

@@ -19,7 +19,7 @@ const char *const usage = R"(usage: harness [options]
   --verbose         a line for every check, also for those that pass
   --log FILE        those lines into a file
   --list            the names
-Exit code 1 if a check fails, or no family serves a case.
+Exit code 1 if a check fails, no family serves a case, or nothing was checked.
 )";
 
 struct Options {
@@ -105,7 +105,7 @@ public:
     for (const Case &c : all_cases())
       for (MlaType type : {MLA_FLOAT32, MLA_FLOAT16, MLA_BFLOAT16}) run_type(c, type);
     print_summary();
-    return failures ? 1 : 0;
+    return failures || is_nothing_checked() ? 1 : 0;
   }
 
 private:
@@ -219,6 +219,14 @@ private:
     std::exit(2);
   }
 
+  // Not even one: of a build that lacks the modules, say.
+  bool is_nothing_checked() const {
+    if (!options.has_checks || options.resume_at) return false;
+    for (const auto &[key, tally] : tallies)
+      if (tally.passed + tally.failed) return false;
+    return true;
+  }
+
   void print_summary() {
     for (const auto &[key, tally] : tallies) {
       std::string what = std::string(kernel_names[key.first]) + " [" + all_numbers[key.second].name + "]";
@@ -234,7 +242,7 @@ private:
           if (log) std::fprintf(log, "%s: %s: %s\n", what.c_str(), why.c_str(), name.c_str());
       }
     }
-    std::printf("%s\n", failures ? "FAILED" : "all passed");
+    std::printf("%s\n", failures ? "FAILED" : is_nothing_checked() ? "nothing was checked" : "all passed");
     std::fflush(stdout);
   }
 };
