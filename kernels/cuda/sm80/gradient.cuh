@@ -127,7 +127,8 @@ struct GradientScale {
   template <int TILES, int GROUPS, int COLUMNS>
   __device__ void fit(const Pair<T> &, unsigned, float (&)[TILES][GROUPS][4], float (&)[TILES][COLUMNS][4]) {}
   __device__ void sync_only(const Pair<T> &) const {}
-  __device__ float part_factor(const Pair<T> &, unsigned, int) const { return 1; }
+  __device__ float own_factor() const { return 1; }
+  __device__ float other_factor(const Pair<T> &, unsigned) const { return 1; }
   __device__ float scale_delta(float delta) const { return delta; }
   __device__ float weight_factor() const { return 1; }
   __device__ float gradient_factor() const { return 1; }
@@ -148,7 +149,8 @@ struct GradientScale<__half> {
     float most = 0;
 #pragma unroll
     for (int i = 0; i < 2 * GROUPS * 4; i++) most = fmaxf(most, fabsf(d_s[i / 4 / GROUPS][i / 4 % GROUPS][i % 4]));
-    store_shared(greatest + pair.side * 4, __reduce_max_sync(~0u, __float_as_uint(most)));
+    const unsigned of_warp = __reduce_max_sync(~0u, __float_as_uint(most));
+    if (threadIdx.x % 32 == 0) store_shared(greatest + pair.side * 4, of_warp);
     pair.sync();
     const unsigned bits = max(load_shared(greatest), load_shared(greatest + 4));
     if (__uint_as_float(bits) * factor > MOST) lower(bits >> 23, sums);
@@ -167,7 +169,8 @@ struct GradientScale<__half> {
 #pragma unroll
     for (int i = 0; i < 2 * COLUMNS * 4; i++) sums[i / 4 / COLUMNS][i / 4 % COLUMNS][i % 4] *= ratio;
   }
-  __device__ float part_factor(const Pair<__half> &, unsigned, int) const { return 1; }
+  __device__ float own_factor() const { return 1; }
+  __device__ float other_factor(const Pair<__half> &, unsigned) const { return 1; }
   __device__ float scale_delta(float delta) const { return delta * d_out; }
   __device__ float weight_factor() const { return 0x1p-12f / d_out; }
   __device__ float gradient_factor() const { return 0x1p-12f / factor / d_out; }
@@ -177,6 +180,8 @@ struct GradientScale<__half> {
 template <>
 struct GradientScale<SplitHalf> {
   static constexpr int WEIGHT_EXPONENT = 12;
+  float factor; /* that undoes the power of the warp's part */
+
   __device__ explicit GradientScale(const float *) {}
 
   template <int TILES, int GROUPS, int COLUMNS>
@@ -187,14 +192,16 @@ struct GradientScale<SplitHalf> {
     for (int i = 0; i < TILES * GROUPS * 4; i++) most = fmaxf(most, fabsf(d_s[i / 4 / GROUPS][i / 4 % GROUPS][i % 4]));
     most = __uint_as_float(__reduce_max_sync(~0u, __float_as_uint(most)));
     const float power = power_of_two_to(14, most);
-    store_shared(factors + pair.side * 4, __float_as_uint(1 / power));
+    factor = 1 / power;
+    if (threadIdx.x % 32 == 0) store_shared(factors + pair.side * 4, __float_as_uint(factor));
 #pragma unroll
     for (int i = 0; i < TILES * GROUPS * 4; i++) d_s[i / 4 / GROUPS][i / 4 % GROUPS][i % 4] *= power;
   }
   __device__ void sync_only(const Pair<SplitHalf> &) const {}
-  /* Of the dS of the pair's warp `side`; that of the other warp is there after the next barrier. */
-  __device__ float part_factor(const Pair<SplitHalf> &, unsigned factors, int side) const {
-    return __uint_as_float(load_shared(factors + side * 4));
+  __device__ float own_factor() const { return factor; }
+  /* That of the other warp, which is there after the next barrier. */
+  __device__ float other_factor(const Pair<SplitHalf> &pair, unsigned factors) const {
+    return __uint_as_float(load_shared(factors + (1 - pair.side) * 4));
   }
   __device__ float scale_delta(float delta) const { return delta; }
   __device__ float weight_factor() const { return 0x1p-12f; }

@@ -155,11 +155,11 @@ struct Dkv {
       d_s.pack(d_p, d_s_exchange.of_side(pair.side));
     }
     /* B6, B7 of the own queries, then all of the other warp's */
-    multiply_own(d_k, d_s, q_tile.deep_blocks(own, pair.column()), q_factor * scale.part_factor(pair, greatest, pair.side));
+    multiply_own(d_k, d_s, q_tile.deep_blocks(own, pair.column()), q_factor * scale.own_factor());
     pair.sync();
     multiply_other(d_v, p_exchange.of_side(1 - pair.side), d_out_tile.deep_blocks(other, pair.column()), d_out_factor);
     multiply_other(d_k, d_s_exchange.of_side(1 - pair.side), q_tile.deep_blocks(other, pair.column()),
-                   q_factor * scale.part_factor(pair, greatest, 1 - pair.side));
+                   q_factor * scale.other_factor(pair, greatest));
   }
 
   __device__ void walk() {

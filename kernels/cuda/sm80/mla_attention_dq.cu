@@ -136,10 +136,10 @@ struct Dq {
     d_s.pack(d_p, exchange.of_side(pair.side));
     /* B4 */
     const float k_factor = factor_of<T>(a, MLA_SPLIT_K, batch, kv_head, first_key);
-    multiply_own(d_q, d_s, keys.deep_blocks(own, pair.column()), k_factor * scale.part_factor(pair, greatest, pair.side));
+    multiply_own(d_q, d_s, keys.deep_blocks(own, pair.column()), k_factor * scale.own_factor());
     pair.sync();
     multiply_other(d_q, exchange.of_side(1 - pair.side), keys.deep_blocks(other, pair.column()),
-                   k_factor * scale.part_factor(pair, greatest, 1 - pair.side));
+                   k_factor * scale.other_factor(pair, greatest));
   }
 
   __device__ void walk() {
