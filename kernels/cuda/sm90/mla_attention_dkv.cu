@@ -40,7 +40,7 @@ struct Dkv {
     shared.k_empty.init(CONSUMER_WARPS);
     for (int stage = 0; stage < Q_STAGES; stage++) {
       shared.q_full[stage].init(1 + 32);
-      shared.q_empty[stage].init(CONSUMER_WARPS);
+      shared.q_empty[stage].init(CONSUMER_THREADS);
     }
     for (int stage = 0; stage < D_OUT_STAGES; stage++) {
       shared.d_out_full[stage].init(1);
@@ -224,7 +224,7 @@ struct Dkv {
     walk.advance();
   }
   __device__ void leave_last(const Walk &walk) {
-    leave(shared.q_empty[walk.last_q()]);
+    shared.q_empty[walk.last_q()].arrive(); /* every lane has itself read lse and delta */
     leave(shared.d_out_empty[walk.last_d_out()]);
   }
 
