@@ -9,6 +9,7 @@
    mla_attention_dkv_rope adds them up. */
 #include "blocks.cuh"
 #include "gradient.cuh"
+#include "key_walk.cuh"
 #include "tile.cuh"
 #include "tiles.h"
 
@@ -19,6 +20,7 @@ struct Dkv {
   static constexpr int CONSUMER_THREADS = WARPGROUP * CONSUMERS;
   static constexpr int THREADS = WARPGROUP + CONSUMER_THREADS;
   using Block = KeyBlock<BLOCK_K, BLOCK_Q>;
+  using Walk = KeyWalk<BLOCK_Q, BLOCK_K, Q_STAGES, D_OUT_STAGES>;
   enum NamedBarrier { CLEARED = 1 };
 
   struct Shared {
@@ -155,35 +157,6 @@ struct Dkv {
     }
   }
 
-  /* Where a consumer is. It holds few numbers beside the sums, which leave few registers; what masked tiles need more is
-     computed there. */
-  struct Walk {
-    int consumer, first_key, batch;
-    int query, first_query, end_query; /* of the tile, and of all tiles of a head */
-    Range whole;                       /* queries that see all keys of the consumer */
-    Stage<Q_STAGES> q_stage;
-    Stage<D_OUT_STAGES> d_out_stage;
-
-    __device__ void begin(const Block &block) {
-      first_key = block.first_key + consumer * WARPGROUP_ROWS;
-      batch = block.batch;
-      query = first_query = block.first_tile * BLOCK_Q;
-      end_query = first_query + block.head_tiles * BLOCK_Q;
-      int last_key = first_key + WARPGROUP_ROWS - 1;
-      whole = {block.visibility.queries_of(last_key).lo, block.visibility.queries_of(first_key).hi};
-      if (last_key >= block.visibility.kv_length) whole.hi = 0;
-    }
-    __device__ bool is_whole() const { return query >= whole.lo && query + BLOCK_Q <= whole.hi; }
-    __device__ void advance() {
-      query += BLOCK_Q;
-      if (query == end_query) query = first_query;
-      q_stage.advance();
-      d_out_stage.advance();
-    }
-    __device__ int last_q() const { return (q_stage.index + Q_STAGES - 1) % Q_STAGES; }
-    __device__ int last_d_out() const { return (d_out_stage.index + D_OUT_STAGES - 1) % D_OUT_STAGES; }
-  };
-
   /* Of dK and dV, queries past the length would take 0 times whatever is there: clears them. */
   __device__ void clear_past_length(const Walk &walk) {
     int row = clamp_length(a.params.q_lengths, walk.batch, a.params.sq) - walk.query;
@@ -195,12 +168,6 @@ struct Dkv {
     publish_shared_memory();
     named_sync(CLEARED, CONSUMER_THREADS);
   }
-  __device__ void hide_unseen_queries(float (&scores)[BLOCK_Q / 2], const Walk &walk) {
-    Visibility visibility(a.params, walk.batch);
-    int key = walk.first_key + row_of_thread();
-    Range seen[2] = {visibility.queries_of(key), visibility.queries_of(key + 8)};
-    hide_unseen(scores, seen, walk.query);
-  }
 
   /* One tile of queries. Leaves the addition to dK under way. */
   __device__ void step(bool is_first, Walk &walk, Sums &sums, GradientScale<T> &scale, Left &left) {
@@ -208,13 +175,13 @@ struct Dkv {
     float scores[BLOCK_Q / 2];
     shared.q_full[q_index].wait(walk.q_stage.parity);
     if (a.params.q_lengths) clear_past_length(walk);
-    begin_product(scores, shared.k, walk.consumer * WARPGROUP_ROWS, shared.q[q_index]);
+    begin_product(scores, shared.k, walk.first_row, shared.q[q_index]);
     wait_for_products<0>(scores);
     if (!is_first) leave_last(walk);
-    if (!walk.is_whole()) hide_unseen_queries(scores, walk);
+    if (!walk.is_whole()) walk.hide_unseen_queries(scores, a.params);
     weigh(left, scores, shared.reference[q_index]);
     shared.d_out_full[d_out_index].wait(walk.d_out_stage.parity);
-    begin_product(scores, shared.v, walk.consumer * WARPGROUP_ROWS, shared.d_out[d_out_index]);
+    begin_product(scores, shared.v, walk.first_row, shared.d_out[d_out_index]);
     begin_addition(sums.dv, left, shared.d_out[d_out_index]);
     wait_for_products<0>(scores);
     differentiate(scores, left, shared.delta[q_index]);
@@ -230,7 +197,7 @@ struct Dkv {
 
   __device__ void consume(int consumer) {
     Walk walk;
-    walk.consumer = consumer;
+    walk.first_row = consumer * WARPGROUP_ROWS;
     int k_parity = 0;
     for (int round = 0, part; (part = part_of_round(round)) < Block::parts(a.params); round++) {
       int tiles;

@@ -76,9 +76,9 @@ __device__ inline void wait_for_products(float (&sums)[COUNT]) {
   ",%112,%113,%114,%115,%116,%117,%118,%119,%120,%121,%122,%123,%124,%125,%126,%127"
 
 /* sums = left · right, plus sums if `accumulate`: both sides in shared memory, the left by rows.
-   sums += left · right: the left side in registers, as pairs at (r, 2c) (r+8, 2c) (r, 2c+8) (r+8, 2c+8).
-   BY_COLUMNS is how the right side lies. I0 to I5 are the numbers of the operands after the sums. */
-#define MLA_PRODUCTS(N, TYPE, NAME, COUNT, I0, I1, I2, I3, I4, I5)                                                     \
+   The same with the left side in registers, as pairs at (r, 2c) (r+8, 2c) (r, 2c+8) (r+8, 2c+8).
+   BY_COLUMNS is how the right side lies. I0 to I6 are the numbers of the operands after the sums. */
+#define MLA_PRODUCTS(N, TYPE, NAME, COUNT, I0, I1, I2, I3, I4, I5, I6)                                                 \
   template <bool BY_COLUMNS>                                                                                           \
   __device__ inline void multiply(float (&sums)[COUNT], uint64_t left, uint64_t right, bool accumulate, TYPE) {        \
     asm volatile("{.reg .pred p; setp.ne.b32 p, %" #I2 ", 0;\n"                                                        \
@@ -88,22 +88,24 @@ __device__ inline void wait_for_products(float (&sums)[COUNT]) {
                  : "l"(left), "l"(right), "r"(int(accumulate)), "n"(int(BY_COLUMNS)));                                 \
   }                                                                                                                    \
   template <bool BY_COLUMNS>                                                                                           \
-  __device__ inline void multiply(float (&sums)[COUNT], const unsigned (&left)[4], uint64_t right, TYPE) {             \
-    asm volatile("{.reg .pred p; setp.eq.b32 p, 0, 0;\n"                                                              \
+  __device__ inline void multiply(float (&sums)[COUNT], const unsigned (&left)[4], uint64_t right, TYPE,               \
+                                  bool accumulate = true) {                                                            \
+    asm volatile("{.reg .pred p; setp.ne.b32 p, %" #I5 ", 0;\n"                                                        \
                  "wgmma.mma_async.sync.aligned.m64n" #N "k16.f32." NAME "." NAME " {" MLA_NUMBERS_##COUNT "}, "        \
-                 "{%" #I0 ", %" #I1 ", %" #I2 ", %" #I3 "}, %" #I4 ", p, 1, 1, %" #I5 ";}"                             \
+                 "{%" #I0 ", %" #I1 ", %" #I2 ", %" #I3 "}, %" #I4 ", p, 1, 1, %" #I6 ";}"                             \
                  : MLA_SUMS_##COUNT(sums, 0)                                                                           \
-                 : "r"(left[0]), "r"(left[1]), "r"(left[2]), "r"(left[3]), "l"(right), "n"(int(BY_COLUMNS)));          \
+                 : "r"(left[0]), "r"(left[1]), "r"(left[2]), "r"(left[3]), "l"(right), "r"(int(accumulate)),           \
+                   "n"(int(BY_COLUMNS)));                                                                              \
   }
-MLA_PRODUCTS(32, __half, "f16", 16, 16, 17, 18, 19, 20, 21)
-MLA_PRODUCTS(32, __nv_bfloat16, "bf16", 16, 16, 17, 18, 19, 20, 21)
-MLA_PRODUCTS(64, __half, "f16", 32, 32, 33, 34, 35, 36, 37)
-MLA_PRODUCTS(64, __nv_bfloat16, "bf16", 32, 32, 33, 34, 35, 36, 37)
-MLA_PRODUCTS(96, __half, "f16", 48, 48, 49, 50, 51, 52, 53)
-MLA_PRODUCTS(96, __nv_bfloat16, "bf16", 48, 48, 49, 50, 51, 52, 53)
-MLA_PRODUCTS(128, __half, "f16", 64, 64, 65, 66, 67, 68, 69)
-MLA_PRODUCTS(128, __nv_bfloat16, "bf16", 64, 64, 65, 66, 67, 68, 69)
-MLA_PRODUCTS(192, __half, "f16", 96, 96, 97, 98, 99, 100, 101)
-MLA_PRODUCTS(192, __nv_bfloat16, "bf16", 96, 96, 97, 98, 99, 100, 101)
-MLA_PRODUCTS(256, __half, "f16", 128, 128, 129, 130, 131, 132, 133)
-MLA_PRODUCTS(256, __nv_bfloat16, "bf16", 128, 128, 129, 130, 131, 132, 133)
+MLA_PRODUCTS(32, __half, "f16", 16, 16, 17, 18, 19, 20, 21, 22)
+MLA_PRODUCTS(32, __nv_bfloat16, "bf16", 16, 16, 17, 18, 19, 20, 21, 22)
+MLA_PRODUCTS(64, __half, "f16", 32, 32, 33, 34, 35, 36, 37, 38)
+MLA_PRODUCTS(64, __nv_bfloat16, "bf16", 32, 32, 33, 34, 35, 36, 37, 38)
+MLA_PRODUCTS(96, __half, "f16", 48, 48, 49, 50, 51, 52, 53, 54)
+MLA_PRODUCTS(96, __nv_bfloat16, "bf16", 48, 48, 49, 50, 51, 52, 53, 54)
+MLA_PRODUCTS(128, __half, "f16", 64, 64, 65, 66, 67, 68, 69, 70)
+MLA_PRODUCTS(128, __nv_bfloat16, "bf16", 64, 64, 65, 66, 67, 68, 69, 70)
+MLA_PRODUCTS(192, __half, "f16", 96, 96, 97, 98, 99, 100, 101, 102)
+MLA_PRODUCTS(192, __nv_bfloat16, "bf16", 96, 96, 97, 98, 99, 100, 101, 102)
+MLA_PRODUCTS(256, __half, "f16", 128, 128, 129, 130, 131, 132, 133, 134)
+MLA_PRODUCTS(256, __nv_bfloat16, "bf16", 128, 128, 129, 130, 131, 132, 133, 134)
