@@ -79,15 +79,34 @@ describe('gpuPlans', () => {
         ['float32', '_f32_'],
         ['tf32', '_tf32_'],
       ] as const) {
-        for (const cuda of [h200, a100]) {
+        for (const [cuda, expected] of [
+          [h200, precision === 'float32' ? 'sm_90a' : 'sm_80'],
+          [a100, 'sm_80'],
+        ] as const) {
           const { lane, cacheKey } = plan(kernel, shared, precision, cuda);
-          expectEqual(lane, 'sm_80', `${kernel} in ${precision} on ${cuda.device}`);
+          expectEqual(lane, expected, `${kernel} in ${precision} on ${cuda.device}`);
           expectTrue(cacheKey.includes(type), `expected a kernel of ${type}, got ${cacheKey}`);
         }
         expectEqual(plan(kernel, shared, precision, a10).lane, 'general');
         expectEqual(plan(kernel, odd, precision, h200).lane, 'general');
       }
     }
+  });
+
+  it('have smaller blocks on sm_90 where larger ones would leave multiprocessors idle', () => {
+    for (const [rows, blocks] of [
+      [1024, '_64'],
+      [2048, '_128'],
+    ] as const) {
+      const long = { q: [1, rows, 16, 192], k: [1, rows, 16, 192], v: [1, rows, 16, 128] };
+      for (const kernel of ['MLAAttention', 'MLAAttentionDq', 'MLAAttentionDkv'] as const) {
+        const { lane, cacheKey } = plan(kernel, long, 'float32', h200);
+        expectEqual(lane, 'sm_90a');
+        expectTrue(cacheKey.endsWith(`_f32_192_128${blocks}`), cacheKey);
+      }
+    }
+    const narrow = { q: [1, 1024, 16, 128], k: [1, 1024, 16, 128], v: [1, 1024, 16, 128] };
+    expectEqual(plan('MLAAttention', narrow, 'float32', h200).lane, 'sm_80');
   });
 
   it('say what the products are computed in, and what of that was not asked for', () => {

@@ -53,6 +53,8 @@ const std::vector<Case> &all_cases() {
       {.name = "192/128 full", .batch = 2, .hq = 3, .sq = 130, .skv = 100, .layout = bhsd},
       {.name = "192/128 many tiles", .sq = 515, .skv = 700, .right = 0},
       {.name = "192/128 many blocks", .batch = 4, .hq = 16, .sq = 820, .skv = 330, .numbers = TENSORS | AS_TF32},
+      {.name = "192/128 many blocks, padded", .batch = 4, .hq = 16, .sq = 400, .skv = 520, .right = 0,
+       .q_lengths = {400, 0, 77, 399}, .kv_lengths = {520, 130, 0, 333}, .numbers = TENSORS},
       {.name = "192/128 one row", .hq = 3, .sq = 1, .skv = 300},
       {.name = "192/128 whole tiles", .batch = 2, .sq = 256, .right = 0, .numbers = TENSORS},
       {.name = "128/128 causal", .sq = 150, .dn = 128, .dr = 0, .dv = 128, .right = 0},

@@ -1,6 +1,5 @@
 #include "plan_parts.h"
 #include "convert.h"
-#include "split.h"
 
 MlaType mla_multiplied_type(const MlaParams *p) {
   if (p->type != MLA_FLOAT32) return p->type;
@@ -106,18 +105,21 @@ int mla_gradient_operands(MlaPlan *plan, void *workspace, MlaArguments *argument
   return 1;
 }
 
-/* Room for split halves, which are as wide as floats: [batch, heads, positions, columns]. */
-static MlaRows place_split(MlaPlan *plan, void *workspace, int batch, int heads, int positions, int columns) {
+/* Room for split halves: [batch, heads, positions, columns] as wide as floats, or [batch, heads, 2, positions, columns] of
+   halves. */
+static MlaRows place_split(MlaPlan *plan, void *workspace, MlaSplitForm form, int batch, int heads, int positions,
+                           int columns) {
   int64_t of_head = (int64_t)positions * columns;
-  size_t bytes = (size_t)(batch * heads * of_head) * sizeof(float);
-  return (MlaRows){mla_take(plan, workspace, bytes), heads * of_head, columns, of_head};
+  void *start = mla_take(plan, workspace, (size_t)(batch * heads * of_head) * sizeof(float));
+  if (form == MLA_SPLIT_IN_PLANES) of_head *= 2;
+  return (MlaRows){start, heads * of_head, columns, of_head};
 }
 static MlaRows from_column(MlaRows rows, int column) {
   rows.start = (char *)rows.start + column * (int)sizeof(float);
   return rows;
 }
 
-int mla_split_operands(MlaPlan *plan, void *workspace, MlaArguments *arguments) {
+int mla_split_operands(MlaPlan *plan, void *workspace, MlaArguments *arguments, MlaSplitForm form) {
   MlaParams *p = &arguments->params;
   if (!are_whole(p)) return 0;
   int64_t query_chunks = (int64_t)p->batch * p->hq * ((p->sq + MLA_SPLIT_ROWS - 1) / MLA_SPLIT_ROWS);
@@ -126,13 +128,14 @@ int mla_split_operands(MlaPlan *plan, void *workspace, MlaArguments *arguments) 
   MlaArguments splitting = *arguments;
   MlaParams *to = &splitting.params;
   int has_d_out = p->d_out.start != NULL;
-  p->q = to->d_q = place_split(plan, workspace, p->batch, p->hq, p->sq, p->dn + p->dr);
-  p->k = to->d_k = place_split(plan, workspace, p->batch, p->hkv, p->skv, p->dn + p->dr);
-  p->v = to->d_v = place_split(plan, workspace, p->batch, p->hkv, p->skv, p->dv);
-  if (has_d_out) p->d_out = to->out = place_split(plan, workspace, p->batch, p->hq, p->sq, p->dv);
+  p->q = to->d_q = place_split(plan, workspace, form, p->batch, p->hq, p->sq, p->dn + p->dr);
+  p->k = to->d_k = place_split(plan, workspace, form, p->batch, p->hkv, p->skv, p->dn + p->dr);
+  p->v = to->d_v = place_split(plan, workspace, form, p->batch, p->hkv, p->skv, p->dv);
+  if (has_d_out) p->d_out = to->out = place_split(plan, workspace, form, p->batch, p->hq, p->sq, p->dv);
   p->q_rope = from_column(p->q, p->dn);
   p->k_rope = from_column(p->k, p->dn);
-  MlaLaunch *launch = mla_launch(plan, "sm80/split", "split_operands", &splitting);
+  MlaLaunch *launch = mla_launch(plan, "sm80/split", form == MLA_SPLIT_IN_PLANES ? "split_in_planes" : "split_operands",
+                                 &splitting);
   launch->threads = MLA_SPLIT_THREADS;
   launch->grid[0] = (unsigned)(query_chunks > key_chunks ? query_chunks : key_chunks);
   launch->grid[1] = has_d_out ? MLA_SPLIT_D_OUT + 1 : MLA_SPLIT_D_OUT;

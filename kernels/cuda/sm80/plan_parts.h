@@ -3,6 +3,7 @@
 #define MLA_SM80_PLAN_PARTS_H
 
 #include "../families.h"
+#include "split.h"
 
 /* The 16-bit type that the tensors are multiplied as, or MLA_FLOAT32 if it is none. */
 MlaType mla_multiplied_type(const MlaParams *params);
@@ -27,7 +28,7 @@ int mla_gradient_operands(MlaPlan *plan, void *workspace, MlaArguments *argument
 
 /* The same of float32 as split halves (split.cu), each head's k with its k_rope. partial_lse is then where the GPU puts what
    undoes their powers of two. */
-int mla_split_operands(MlaPlan *plan, void *workspace, MlaArguments *arguments);
+int mla_split_operands(MlaPlan *plan, void *workspace, MlaArguments *arguments, MlaSplitForm form);
 
 /* Where d_k_rope is shared by several heads: room for each head's part, float32 [batch, hkv, skv, dr], as partial_out, which
    is NULL otherwise; then the launch that sums them. Returns whether there is something to sum. */

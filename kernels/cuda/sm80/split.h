@@ -5,6 +5,9 @@
 /* blockIdx.y of split.cu. A call may lack the last. */
 typedef enum { MLA_SPLIT_Q, MLA_SPLIT_K, MLA_SPLIT_V, MLA_SPLIT_D_OUT } MlaSplit;
 
+/* How a head's rows lie: the lows of eight numbers behind their highs (mma.cuh), or all highs of the head, then all lows. */
+typedef enum { MLA_SPLIT_IN_ROWS, MLA_SPLIT_IN_PLANES } MlaSplitForm;
+
 /* Rows of a head that are multiplied by one power of two; tiles of a walk do not cross them. */
 enum { MLA_SPLIT_ROWS = 64 };
 

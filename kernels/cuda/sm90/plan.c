@@ -2,8 +2,6 @@
 #include "plan_parts.h"
 #include "tiles.h"
 
-enum { L2_BYTES = 40 << 20 /* that a section of heads may fill */ };
-
 typedef struct {
   int head_qk, head_v, block_q, block_k, threads, blocks_per_multiprocessor, has_d_out, shared_bytes;
   const char *names[4]; /* of the kernels for half and bfloat16, then of those that write float32 */
@@ -53,6 +51,12 @@ static const Form *choose(const Form *forms, size_t count, const MlaDevice *devi
 
 /* ---- launches ---- */
 
+static int64_t at_once(const MlaDevice *device, const Form *form) {
+  return (int64_t)device->multiprocessors * form->blocks_per_multiprocessor;
+}
+/* Of the two tensors that are walked over. */
+static int64_t row_bytes(const Form *form) { return (form->head_qk + form->head_v) * 2; }
+
 /* q, q_rope, k, k_rope, v and, for gradients, d_out; without rope its maps are not read. */
 static int add_maps(MlaLaunch *launch, const MlaParams *p, MlaType type, const Form *form) {
   MlaExtent queries = {p->dn, p->sq, p->hq, p->batch, form->block_q};
@@ -65,19 +69,6 @@ static int add_maps(MlaLaunch *launch, const MlaParams *p, MlaType type, const F
          mla_add_map(launch, type, &p->k, keys) &&
          mla_add_map(launch, type, p->dr ? &p->k_rope : &p->k, rope_keys) &&
          mla_add_map(launch, type, &p->v, values) && (!form->has_d_out || mla_add_map(launch, type, &p->d_out, d_out));
-}
-
-/* `blocks` parts of `heads` heads, each with `rows` rows of two tensors that `sharing` heads read. Where there are but some
-   rounds of them, blocks of threads stay and begin the next part's copies while they end one. Where there are many, the GPU
-   deals them out, and L2 matters more: sections of heads (Turn in blocks.cuh) that it can hold. */
-static void deal(MlaLaunch *launch, const MlaDevice *device, const Form *form, int64_t blocks, int heads, int64_t rows,
-                 int sharing) {
-  enum { MANY_ROUNDS = 12 };
-  int64_t at_once = (int64_t)device->multiprocessors * form->blocks_per_multiprocessor;
-  int64_t section = L2_BYTES / (rows * (form->head_qk + form->head_v) * 2) * sharing;
-  int is_many = blocks > at_once * MANY_ROUNDS;
-  launch->grid[0] = (unsigned)(is_many || blocks < at_once ? blocks : at_once);
-  launch->arguments.splits = !is_many || section > heads ? heads : section < 1 ? 1 : (int)section;
 }
 
 static MlaLaunch *launch_form(MlaPlan *plan, const char *module, const Form *form, const MlaArguments *arguments,
@@ -97,7 +88,8 @@ static int launch_queries(MlaPlan *plan, const char *module, const Form *form, c
   MlaLaunch *launch = launch_form(plan, module, form, arguments, type);
   if (!launch) return 0;
   int heads = p->batch * p->hq;
-  deal(launch, device, form, blocks_of(p->sq, form->block_q) * heads, heads, p->skv, p->hq / p->hkv);
+  mla_deal(launch, at_once(device, form), blocks_of(p->sq, form->block_q) * heads, heads, p->skv * row_bytes(form),
+           p->hq / p->hkv);
   return 1;
 }
 
@@ -126,7 +118,8 @@ static int plan_dkv(const MlaDevice *device, MlaArguments *arguments, MlaType ty
   MlaLaunch *launch = launch_form(plan, "sm90/mla_attention_dkv", form, arguments, type);
   if (!launch) return 0;
   int heads = p->batch * p->hkv, sharing = p->hq / p->hkv;
-  deal(launch, device, form, blocks_of(p->skv, form->block_k) * heads, heads, (int64_t)p->sq * sharing, 1);
+  mla_deal(launch, at_once(device, form), blocks_of(p->skv, form->block_k) * heads, heads, p->sq * row_bytes(form) * sharing,
+           1);
   if (is_summed) mla_plan_rope_sum(arguments, plan);
   return 1;
 }
@@ -142,10 +135,11 @@ static int plan_gradients(const MlaDevice *device, MlaKernel kernel, const MlaPa
 
 int mla_plan_sm90(const MlaDevice *device, MlaKernel kernel, const MlaParams *p, void *workspace, MlaPlan *plan) {
   MlaType type = mla_multiplied_type(p);
-  if (device->capability != 90 || type == MLA_FLOAT32 || p->softmax_scale <= 0) return 0;
-  if (!p->batch || !p->hq || !p->sq || !p->skv || !p->dn || !p->dv) return 0;
-  if (p->is_decode) return mla_plan_sm90_decode(device, kernel, p, workspace, plan);
+  if (device->capability != 90 || mla_multiplied_as(p) == MLA_AS_TF32 || p->softmax_scale <= 0) return 0;
+  if (!p->batch || !p->hq || !p->sq || !p->skv || !p->dn || !p->dv || kernel == MLA_DELTA) return 0;
+  if (p->is_decode) return type != MLA_FLOAT32 && mla_plan_sm90_decode(device, kernel, p, workspace, plan);
   if (p->dv % 16 || p->dn % 16 || p->dr % 16) return 0;
+  if (type == MLA_FLOAT32) return mla_plan_sm90_split(device, kernel, p, workspace, plan);
   if (kernel == MLA_FORWARD) return plan_forward(device, p, type, workspace, plan);
-  return kernel != MLA_DELTA && plan_gradients(device, kernel, p, type, workspace, plan);
+  return plan_gradients(device, kernel, p, type, workspace, plan);
 }

@@ -21,3 +21,11 @@ int mla_add_map(MlaLaunch *launch, MlaType type, const MlaRows *rows, MlaExtent 
   describe_dim(map, 3, extent.batch, rows->batch);
   return 1;
 }
+
+void mla_deal(MlaLaunch *launch, int64_t at_once, int64_t blocks, int heads, int64_t head_bytes, int sharing) {
+  enum { MANY_ROUNDS = 12, L2_BYTES = 40 << 20 /* that a section of heads may fill */ };
+  int64_t section = L2_BYTES / head_bytes * sharing;
+  int is_many = blocks > at_once * MANY_ROUNDS;
+  launch->grid[0] = (unsigned)(is_many || blocks < at_once ? blocks : at_once);
+  launch->arguments.splits = !is_many || section > heads ? heads : section < 1 ? 1 : (int)section;
+}
