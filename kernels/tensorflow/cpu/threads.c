@@ -15,11 +15,12 @@ __asm__(".symver pthread_attr_setdetachstate,pthread_attr_setdetachstate@GLIBC_2
 
 enum { MOST_THREADS = 64 };
 
+typedef void RunUnit(const void *call, int unit, void *scratch);
+
 /* The job at hand. Threads take units, the last ones first, until none is left. */
 static struct {
-  MlaCpuJob kind;
-  const MlaParams *params;
-  float *rope_parts;
+  RunUnit *run_unit;
+  const void *call;
   char *scratch; /* of thread 0; the others' follow */
   size_t scratch_bytes;
   int remaining, unfinished; /* atomic */
@@ -38,7 +39,7 @@ static void work(int thread) {
   for (;;) {
     int unit = __atomic_sub_fetch(&job.remaining, 1, __ATOMIC_ACQ_REL);
     if (unit < 0) return;
-    kernels->run_unit(job.kind, job.params, job.rope_parts, unit, job.scratch + (size_t)thread * job.scratch_bytes);
+    job.run_unit(job.call, unit, job.scratch + (size_t)thread * job.scratch_bytes);
     if (__atomic_sub_fetch(&job.unfinished, 1, __ATOMIC_ACQ_REL) > 0) continue;
     pthread_mutex_lock(&mutex);
     pthread_cond_signal(&finished);
@@ -96,25 +97,39 @@ static void run_on_all_threads(int units) {
   pthread_mutex_unlock(&mutex);
 }
 
-static int run(MlaCpuJob kind, const MlaParams *params, float *rope_parts) {
-  int units = kernels->units(kind, params);
+static int run_units(RunUnit *run_unit, const void *call, int units, size_t bytes) {
   if (units == 0) return 1;
-  size_t bytes = kernels->scratch_bytes(kind, params);
   int has_pool = units > 1 && threads > 1 && pthread_mutex_trylock(&pool) == 0;
-  char *scratch = aligned_alloc(64, bytes * (size_t)(has_pool ? threads : 1));
-  if (scratch && has_pool) {
-    job.kind = kind;
-    job.params = params;
-    job.rope_parts = rope_parts;
+  char *scratch = bytes ? aligned_alloc(64, bytes * (size_t)(has_pool ? threads : 1)) : NULL;
+  int has_memory = scratch || !bytes;
+  if (has_memory && has_pool) {
+    job.run_unit = run_unit;
+    job.call = call;
     job.scratch = scratch;
     job.scratch_bytes = bytes;
     run_on_all_threads(units);
-  } else if (scratch) {
-    while (units > 0) kernels->run_unit(kind, params, rope_parts, --units, scratch);
+  } else if (has_memory) {
+    while (units > 0) run_unit(call, --units, scratch);
   }
   free(scratch);
   if (has_pool) pthread_mutex_unlock(&pool);
-  return scratch != NULL;
+  return has_memory;
+}
+
+typedef struct {
+  MlaCpuJob kind;
+  const MlaParams *params;
+  float *rope_parts;
+} AttentionCall;
+
+static void run_attention_unit(const void *of, int unit, void *scratch) {
+  const AttentionCall *call = of;
+  kernels->run_unit(call->kind, call->params, call->rope_parts, unit, scratch);
+}
+
+static int run(MlaCpuJob kind, const MlaParams *params, float *rope_parts) {
+  AttentionCall call = {kind, params, rope_parts};
+  return run_units(run_attention_unit, &call, kernels->units(kind, params), kernels->scratch_bytes(kind, params));
 }
 
 /* One walk for all gradients saves a quarter of the products, but its units are few and large: it pays where the threads,
@@ -144,6 +159,29 @@ int mla_cpu_run(MlaKernel kernel, const MlaParams *params) {
   /* the two give the same bits */
   if (is_one_walk(kernels->units(JOB_BACKWARD, params)) && run_one_walk(params)) return 1;
   return run(JOB_DQ, params, NULL) && run(JOB_DKV, params, NULL);
+}
+
+static void run_row_unit(const void *call, int unit, void *scratch) {
+  (void)scratch;
+  kernels->run_row_unit(call, unit);
+}
+
+static void sum_gain_parts(const MlaNorm *norm) {
+  memset(norm->d_gain, 0, sizeof(float) * (size_t)norm->columns);
+  for (int64_t part = 0; part < norm->parts; part++)
+    for (int c = 0; c < norm->columns; c++) norm->d_gain[c] += norm->gain_parts[part * norm->columns + c];
+}
+
+int mla_cpu_run_rows(const MlaRowCall *call) {
+  pthread_once(&started, start);
+  if (call->kernel != MLA_NORM_BACKWARD) return run_units(run_row_unit, call, kernels->row_units(call), 0);
+  MlaRowCall own = *call;
+  own.norm.gain_parts = malloc(sizeof(float) * (size_t)call->norm.parts * (size_t)call->norm.columns + 1);
+  if (!own.norm.gain_parts) return 0;
+  int is_done = run_units(run_row_unit, &own, kernels->row_units(&own), 0);
+  sum_gain_parts(&own.norm);
+  free(own.norm.gain_parts);
+  return is_done;
 }
 
 const char *mla_cpu_name(void) {

@@ -1,0 +1,56 @@
+/* The launches of the row kernels. */
+#include "../plan.h"
+
+enum { THREADS = 256, WARPS = THREADS / 32 };
+
+static unsigned blocks(int64_t work, int64_t of_block) { return (unsigned)((work + of_block - 1) / of_block); }
+
+static MlaLaunch *launch(MlaPlan *plan, const char *module, const char *function, unsigned grid) {
+  MlaLaunch *launch = &plan->launches[plan->count++];
+  *launch = (MlaLaunch){.module = module, .function = function, .grid = {grid, 1, 1}, .threads = THREADS};
+  return launch;
+}
+
+static void plan_norm(MlaRowKernel kernel, const MlaNorm *p, void *workspace, MlaPlan *plan) {
+  static const char *const functions[2][2] = {{"norm_forward", "norm_forward_by_4"},
+                                              {"norm_backward", "norm_backward_by_4"}};
+  int is_backward = kernel == MLA_NORM_BACKWARD;
+  const char *function = functions[is_backward][p->columns % 4 == 0];
+  MlaNorm call = *p;
+  if (!is_backward) {
+    launch(plan, "rows/norm", function, blocks(p->rows, WARPS))->norm = call;
+    return;
+  }
+  call.gain_parts = mla_take(plan, workspace, sizeof(float) * (size_t)p->parts * (size_t)p->columns);
+  launch(plan, "rows/norm", function, (unsigned)p->parts)->norm = call;
+  launch(plan, "rows/norm", "norm_gain", blocks(p->columns, 32))->norm = call;
+}
+
+static void plan_rotary(MlaRowKernel kernel, const MlaRotary *p, MlaPlan *plan) {
+  const char *function = kernel == MLA_ROTARY ? "rotary_forward" : "rotary_backward";
+  unsigned columns = (unsigned)(p->heads * (p->dn + p->dr));
+  MlaLaunch *each_token = launch(plan, "rows/rotary", function, (unsigned)p->tokens);
+  each_token->rotary = *p;
+  if (columns < THREADS) each_token->threads = (columns + 31) / 32 * 32;
+}
+
+static void plan_swiglu(MlaRowKernel kernel, const MlaSwiglu *p, MlaPlan *plan) {
+  static const char *const functions[2][2] = {{"swiglu_forward", "swiglu_forward_by_4"},
+                                              {"swiglu_backward", "swiglu_backward_by_4"}};
+  int is_by_4 = p->count % 4 == 0;
+  const char *function = functions[kernel == MLA_SWIGLU_BACKWARD][is_by_4];
+  launch(plan, "rows/swiglu", function, blocks(p->count, is_by_4 ? 4 * THREADS : THREADS))->swiglu = *p;
+}
+
+void mla_plan_rows(const MlaRowCall *call, void *workspace, MlaPlan *plan) {
+  plan->count = 0;
+  plan->workspace_bytes = 0;
+  switch (call->kernel) {
+    case MLA_NORM:
+    case MLA_NORM_BACKWARD: plan_norm(call->kernel, &call->norm, workspace, plan); break;
+    case MLA_ROTARY:
+    case MLA_ROTARY_BACKWARD: plan_rotary(call->kernel, &call->rotary, plan); break;
+    case MLA_SWIGLU:
+    case MLA_SWIGLU_BACKWARD: plan_swiglu(call->kernel, &call->swiglu, plan); break;
+  }
+}

@@ -1,0 +1,30 @@
+/* What the row kernels share: numbers loaded and stored four at once where rows are of whole fours, and sums of a warp. */
+#pragma once
+#include "../mla_rows.h"
+
+template <int WIDTH>
+struct Pack;
+template <>
+struct Pack<1> {
+  float at[1];
+};
+template <>
+struct __align__(16) Pack<4> {
+  float at[4];
+};
+
+template <int WIDTH>
+__device__ inline Pack<WIDTH> load(const float *from) {
+  return *reinterpret_cast<const Pack<WIDTH> *>(from);
+}
+template <int WIDTH>
+__device__ inline void store(float *to, const Pack<WIDTH> &pack) {
+  *reinterpret_cast<Pack<WIDTH> *>(to) = pack;
+}
+
+/* The same in every lane. */
+__device__ inline float sum_of_warp(float x) {
+#pragma unroll
+  for (int lanes = 16; lanes > 0; lanes /= 2) x += __shfl_xor_sync(~0u, x, lanes);
+  return x;
+}

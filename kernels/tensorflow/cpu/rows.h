@@ -1,0 +1,136 @@
+/* The row kernels. A unit of work is MLA_NORM_PART_ROWS rows, TOKENS tokens or NUMBERS numbers. */
+#include "../../cuda/mla_rows.h"
+
+enum { TOKENS = 16, NUMBERS = 16384 };
+
+/* Up to LANES numbers; zeros behind them. */
+static inline Floats load_some(const float *x, int64_t count) {
+  Floats v = splat(0);
+  if (count >= LANES) return load(x);
+  memcpy(&v, x, sizeof(float) * (size_t)count);
+  return v;
+}
+
+static inline void store_some(float *x, Floats v, int64_t count) {
+  memcpy(x, &v, count >= LANES ? sizeof v : sizeof(float) * (size_t)count);
+}
+
+/* ---- RMSNorm: see kernels/cuda/rows/norm.cu */
+
+static float inverse_rms(const MlaNorm *p, const float *x) {
+  Floats squares = splat(0);
+  for (int c = 0; c < p->columns; c += LANES) {
+    Floats a = load_some(x + c, p->columns - c);
+    squares += a * a;
+  }
+  return 1 / __builtin_sqrtf(sum_of_lanes(squares) / (float)p->columns + p->eps);
+}
+
+static void norm_row(const MlaNorm *p, int64_t row) {
+  const float *x = p->x + row * p->columns;
+  float r = inverse_rms(p, x), *y = p->y + row * p->columns;
+  for (int c = 0; c < p->columns; c += LANES) {
+    int rest = p->columns - c;
+    store_some(y + c, load_some(x + c, rest) * r * load_some(p->gain + c, rest), rest);
+  }
+}
+
+/* dX of a row; what it adds to dGain goes to `d_gain`. */
+static void norm_row_backward(const MlaNorm *p, int64_t row, float *d_gain) {
+  const float *x = p->x + row * p->columns, *d_y = p->d_y + row * p->columns;
+  float r = inverse_rms(p, x), *d_x = p->d_x + row * p->columns;
+  Floats products = splat(0);
+  for (int c = 0; c < p->columns; c += LANES) {
+    int rest = p->columns - c;
+    Floats a = load_some(x + c, rest), d = load_some(d_y + c, rest);
+    products += d * load_some(p->gain + c, rest) * a;
+    store_some(d_gain + c, load_some(d_gain + c, rest) + d * a * r, rest);
+  }
+  float along_row = sum_of_lanes(products) / (float)p->columns * r * r;
+  for (int c = 0; c < p->columns; c += LANES) {
+    int rest = p->columns - c;
+    Floats d = load_some(d_y + c, rest) * load_some(p->gain + c, rest);
+    store_some(d_x + c, (d - load_some(x + c, rest) * along_row) * r, rest);
+  }
+}
+
+static void norm_part(const MlaNorm *p, int part, int is_backward) {
+  int64_t first = (int64_t)part * MLA_NORM_PART_ROWS, end = first + MLA_NORM_PART_ROWS;
+  float *d_gain = is_backward ? p->gain_parts + (int64_t)part * p->columns : NULL;
+  for (int c = 0; is_backward && c < p->columns; c++) d_gain[c] = 0;
+  for (int64_t row = first; row < end && row < p->rows; row++) {
+    if (is_backward) norm_row_backward(p, row, d_gain);
+    else norm_row(p, row);
+  }
+}
+
+/* ---- rotary embedding */
+
+/* A head's rope turned by the angles of a row of the tables, or back (direction −1). */
+static void turn(const MlaRotary *p, const float *from, float *to, int64_t position, float direction) {
+  const float *cos = p->cos + position * p->dr, *sin = p->sin + position * p->dr;
+  int step = p->is_interleaved ? 2 : 1, half = p->is_interleaved ? 1 : p->dr / 2;
+  for (int i = 0; i < p->dr / 2; i++) {
+    int a = i * step, b = a + half;
+    float x = from[a], y = from[b];
+    to[a] = x * cos[a] - direction * y * sin[a];
+    to[b] = y * cos[b] + direction * x * sin[b];
+  }
+}
+
+static void rotary_tokens(const MlaRotary *p, int unit, int is_backward) {
+  int64_t first = (int64_t)unit * TOKENS, end = first + TOKENS < p->tokens ? first + TOKENS : p->tokens;
+  int d = p->dn + p->dr;
+  for (int64_t row = first * p->heads; row < end * p->heads; row++) {
+    float *nope = p->nope + row * p->dn, *rope = p->rope + row * p->dr, *joined = p->joined + row * d;
+    int64_t position = row / p->heads % p->positions;
+    if (is_backward) {
+      if (p->dn) memcpy(nope, joined, sizeof(float) * (size_t)p->dn);
+      turn(p, joined + p->dn, rope, position, -1);
+    } else {
+      if (p->dn) memcpy(joined, nope, sizeof(float) * (size_t)p->dn);
+      turn(p, rope, joined + p->dn, position, 1);
+    }
+  }
+}
+
+/* ---- SwiGLU: see kernels/cuda/rows/swiglu.cu */
+
+static void swiglu_numbers(const MlaSwiglu *p, int unit, int is_backward) {
+  int64_t first = (int64_t)unit * NUMBERS, end = first + NUMBERS < p->count ? first + NUMBERS : p->count;
+  for (int64_t i = first; i < end; i += LANES) {
+    int64_t rest = end - i;
+    Floats gate = load_some(p->gate + i, rest), up = load_some(p->up + i, rest);
+    Floats open = 1 / (1 + exp_floats(-gate)), silu = gate * open;
+    if (is_backward) {
+      Floats d_out = load_some(p->d_out + i, rest);
+      store_some(p->d_up + i, d_out * silu, rest);
+      store_some(p->d_gate + i, d_out * up * (open + silu * (1 - open)), rest);
+    } else {
+      store_some(p->out + i, silu * up, rest);
+    }
+  }
+}
+
+static int row_units(const MlaRowCall *call) {
+  switch (call->kernel) {
+    case MLA_NORM:
+    case MLA_NORM_BACKWARD: return (int)call->norm.parts;
+    case MLA_ROTARY:
+    case MLA_ROTARY_BACKWARD: return (int)((call->rotary.tokens + TOKENS - 1) / TOKENS);
+    case MLA_SWIGLU:
+    case MLA_SWIGLU_BACKWARD: return (int)((call->swiglu.count + NUMBERS - 1) / NUMBERS);
+  }
+  return 0;
+}
+
+static void run_row_unit(const MlaRowCall *call, int unit) {
+  switch (call->kernel) {
+    case MLA_NORM:
+    case MLA_NORM_BACKWARD: norm_part(&call->norm, unit, call->kernel == MLA_NORM_BACKWARD); break;
+    case MLA_ROTARY:
+    case MLA_ROTARY_BACKWARD: rotary_tokens(&call->rotary, unit, call->kernel == MLA_ROTARY_BACKWARD); break;
+    case MLA_SWIGLU:
+    case MLA_SWIGLU_BACKWARD: swiglu_numbers(&call->swiglu, unit, call->kernel == MLA_SWIGLU_BACKWARD); break;
+  }
+}

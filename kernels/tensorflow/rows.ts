@@ -1,0 +1,52 @@
+/** The row kernels of tfjs's 'tensorflow' backend: ops of ours, but for the product of matrices. */
+import type { TensorInfo } from '@tensorflow/tfjs-core';
+import * as names from '../../src/core/rowKernels.js';
+import type { RotaryPairs, RowKernels } from '../../src/core/rowKernels.js';
+import type { Attribute, TensorflowBackend } from './index.js';
+
+export const rowKernels: RowKernels<TensorflowBackend> = {
+  // tfjs-node takes TensorFlow's op for batches, whose launch takes longer
+  [names.MLAMatMul]: ({ a, b }, { transposeA, transposeB }, backend) => {
+    const { TF_ATTR_TYPE, TF_ATTR_BOOL, TF_FLOAT } = backend.binding;
+    const attributes = [
+      { name: 'T', type: TF_ATTR_TYPE, value: TF_FLOAT },
+      { name: 'transpose_a', type: TF_ATTR_BOOL, value: transposeA },
+      { name: 'transpose_b', type: TF_ATTR_BOOL, value: transposeB },
+    ];
+    return run('MatMul', attributes, [a, b], 1, backend);
+  },
+  [names.MLANorm]: ({ x, gain }, { eps }, backend) =>
+    run(names.MLANorm, [epsAttribute(eps, backend)], [x, gain], 1, backend),
+  [names.MLANormBackward]: ({ dY, x, gain }, { eps }, backend) =>
+    run(names.MLANormBackward, [epsAttribute(eps, backend)], [dY, x, gain], 2, backend),
+  [names.MLARotary]: ({ nope, rope, cos, sin }, { pairs, heads }, backend) => {
+    const attributes = [
+      pairsAttribute(pairs, backend),
+      { name: 'heads', type: backend.binding.TF_ATTR_INT, value: heads },
+    ];
+    return run(names.MLARotary, attributes, [nope, rope, cos, sin], 1, backend);
+  },
+  [names.MLARotaryBackward]: ({ dJoined, cos, sin }, { pairs }, backend) =>
+    run(names.MLARotaryBackward, [pairsAttribute(pairs, backend)], [dJoined, cos, sin], 2, backend),
+  [names.MLASwiGLU]: ({ gate, up }, _, backend) => run(names.MLASwiGLU, [], [gate, up], 1, backend),
+  [names.MLASwiGLUBackward]: ({ dOut, gate, up }, _, backend) =>
+    run(names.MLASwiGLUBackward, [], [dOut, gate, up], 2, backend),
+};
+
+function run(
+  op: string,
+  attributes: Attribute[],
+  inputs: TensorInfo[],
+  outputs: number,
+  backend: TensorflowBackend,
+): TensorInfo[] {
+  return backend.executeMultipleOutputs(op, attributes, inputs, outputs);
+}
+
+function epsAttribute(eps: number, { binding }: TensorflowBackend): Attribute {
+  return { name: 'eps', type: binding.TF_ATTR_FLOAT, value: eps };
+}
+
+function pairsAttribute(pairs: RotaryPairs, { binding }: TensorflowBackend): Attribute {
+  return { name: 'pairs', type: binding.TF_ATTR_STRING, value: pairs };
+}

@@ -1,0 +1,86 @@
+/** Kernels of the layers that a backend may have, each in place of many tfjs ops. Where there is none, a layer composes them. */
+import { engine, getBackend, getKernel, registerKernel } from '@tensorflow/tfjs-core';
+import type { KernelBackend, NamedAttrMap, Tensor, TensorInfo } from '@tensorflow/tfjs-core';
+
+/** The product of two matrices, either of them transposed. */
+export const MLAMatMul = 'MLAMatMul';
+/** RMSNorm over the last axis: y. The gradient: dX, dGain. */
+export const MLANorm = 'MLANorm';
+export const MLANormBackward = 'MLANormBackward';
+/** Rows of the heads' two parts, [b·s, heads·dn] and [b·s, heads·dr], the second turned: one tensor. The gradient: the parts'. */
+export const MLARotary = 'MLARotary';
+export const MLARotaryBackward = 'MLARotaryBackward';
+/** silu(gate) · up. The gradient: dGate, dUp. */
+export const MLASwiGLU = 'MLASwiGLU';
+export const MLASwiGLUBackward = 'MLASwiGLUBackward';
+
+interface Tables<T> {
+  /** [1 or b, s, 1, dr] */
+  cos: T;
+  sin: T;
+}
+
+/** Which columns of a head form a pair: (0,1), (2,3) …, or j with j + dr/2. */
+export type RotaryPairs = 'neighbours' | 'halves';
+
+interface Signatures<T> {
+  MLAMatMul: { inputs: { a: T; b: T }; attrs: { transposeA: boolean; transposeB: boolean } };
+  MLANorm: { inputs: { x: T; gain: T }; attrs: { eps: number } };
+  MLANormBackward: { inputs: { dY: T; x: T; gain: T }; attrs: { eps: number } };
+  MLARotary: {
+    /** nope is absent where dn = 0 */
+    inputs: { nope: T; rope: T } & Tables<T>;
+    /** heads: of the result [b, s, heads, dn + dr]; 0 for one of [b, s, dr] */
+    attrs: { pairs: RotaryPairs; heads: number };
+  };
+  MLARotaryBackward: { inputs: { dJoined: T } & Tables<T>; attrs: { pairs: RotaryPairs } };
+  MLASwiGLU: { inputs: { gate: T; up: T }; attrs: Record<string, never> };
+  MLASwiGLUBackward: { inputs: { dOut: T; gate: T; up: T }; attrs: Record<string, never> };
+}
+
+export type RowKernelName = keyof Signatures<unknown>;
+
+/** The row kernels of a backend. */
+export type RowKernels<Backend> = {
+  [Name in RowKernelName]?: (
+    inputs: Signatures<TensorInfo>[Name]['inputs'],
+    attrs: Signatures<TensorInfo>[Name]['attrs'],
+    backend: Backend,
+  ) => TensorInfo | TensorInfo[];
+};
+
+/** Registers them; kernels that are there already stay. */
+export function registerRowKernels<Backend extends KernelBackend>(
+  backendName: string,
+  kernels: RowKernels<Backend>,
+): void {
+  for (const [kernelName, kernel] of Object.entries(kernels)) {
+    if (getKernel(kernelName, backendName)) continue;
+    // every kernel gets its own inputs: they are registered under its own name
+    const run = kernel as (inputs: unknown, attrs: unknown, backend: Backend) => TensorInfo | TensorInfo[];
+    registerKernel({
+      kernelName,
+      backendName,
+      kernelFunc: ({ inputs, attrs, backend }) => run(inputs, attrs, backend as Backend),
+    });
+  }
+}
+
+/** Whether the current backend has a kernel. */
+export function hasRowKernel(name: RowKernelName): boolean {
+  return getKernel(name, getBackend()) !== undefined;
+}
+
+/** Its results. It has no gradient of its own: the layers' composed ops have. */
+export function runRowKernel<Name extends RowKernelName>(
+  name: Name,
+  inputs: Signatures<Tensor>[Name]['inputs'],
+  attrs: Signatures<Tensor>[Name]['attrs'],
+): Tensor[] {
+  const results = engine().runKernel<Tensor | Tensor[]>(
+    name,
+    { ...inputs },
+    attrs as unknown as NamedAttrMap,
+  );
+  return [results].flat();
+}
