@@ -199,6 +199,81 @@ describe('row kernels', () => {
       });
     }
 
+    for (const [n, columns] of [
+      [1, 2],
+      [7, 5],
+      [33, 256],
+      [2100, 100],
+    ]) {
+      it(`MLACrossEntropy and its gradient: ${n} rows of ${columns}`, async () => {
+        const logits = normal([n, columns], 1, 50, 20);
+        const ids = Array.from({ length: n }, (_, i) => (i * 7 + 1) % columns);
+        const [labels, dLoss] = [tf.tensor1d(ids, 'int32'), tf.scalar(1.7)];
+        const composed = (x: tf.Tensor): tf.Tensor =>
+          tf.neg(tf.mean(tf.sum(tf.mul(tf.logSoftmax(x), tf.oneHot(labels, columns)), 1)));
+        const rows = await rowsOf(logits);
+        const logSums = rows.map((row) => {
+          const greatest = Math.max(...row);
+          return greatest + Math.log(row.reduce((sum, x) => sum + Math.exp(x - greatest), 0));
+        });
+        const loss = rows.reduce((sum, row, i) => sum + logSums[i] - row[ids[i]], 0) / n;
+        const share = (await dLoss.data())[0] / n;
+        const dLogits = rows.map((row, i) =>
+          row.map((x, c) => (Math.exp(x - logSums[i]) - Number(c === ids[i])) * share),
+        );
+        await check(
+          () => runRowKernel(names.MLACrossEntropy, { logits, labels }, {}),
+          forwardBounds,
+          [composed(logits)],
+          [{ shape: [], values: [loss] }],
+        );
+        await check(
+          () => runRowKernel(names.MLACrossEntropyBackward, { dLoss, logits, labels }, {}),
+          gradientBounds,
+          [tf.grad(composed)(logits, dLoss)],
+          [asRows([n, columns], dLogits)],
+        );
+        tf.dispose([logits, labels, dLoss]);
+      });
+    }
+
+    for (const size of [1, 4098, 40000]) {
+      for (const norm of [0, 0.2, 9]) {
+        it(`MLAAdam: ${size} numbers, gradients of norm ${norm}`, async () => {
+          const rates = { beta1: 0.9, beta2: 0.95, smallest: 1e-8, rate: 0.01, clipNorm: 0.5 };
+          const state = {
+            value: normal([size], 1),
+            firstMoment: normal([size], 2, 0, 0.1),
+            secondMoment: tf.abs(normal([size], 3)),
+          };
+          const [gradient, ofAll] = [normal([size], 4), tf.scalar(norm)];
+          const composed = tf.tidy(() => {
+            const g = tf.mul(gradient, Math.min(1, 0.5 / norm));
+            const first = tf.add(tf.mul(state.firstMoment, 0.9), tf.mul(g, 1 - 0.9));
+            const second = tf.add(tf.mul(state.secondMoment, 0.95), tf.mul(tf.square(g), 1 - 0.95));
+            const change = tf.div(tf.mul(first, 0.01), tf.add(tf.sqrt(second), 1e-8));
+            return [tf.sub(state.value, change), first, second];
+          });
+          const [x, m, v, dX] = await Promise.all(
+            [state.value, state.firstMoment, state.secondMoment, gradient].map(async (t) => [
+              ...(await t.data()),
+            ]),
+          );
+          const scaled = dX.map((g) => g * Math.min(1, 0.5 / norm));
+          const first = m.map((old, i) => 0.9 * old + 0.1 * scaled[i]);
+          const second = v.map((old, i) => 0.95 * old + 0.05 * scaled[i] ** 2);
+          const value = x.map((old, i) => old - (0.01 * first[i]) / (Math.sqrt(second[i]) + 1e-8));
+          await check(
+            () => runRowKernel(names.MLAAdam, { ...state, gradient, norm: ofAll }, rates),
+            forwardBounds,
+            composed,
+            [value, first, second].map((values) => ({ shape: [size], values })),
+          );
+          tf.dispose([...Object.values(state), gradient, ofAll]);
+        });
+      }
+    }
+
     it('tensors without elements', async () => {
       const [x, gain] = [tf.zeros([0, 8]), tf.ones([8])];
       const [dX, dGain] = runRowKernel(names.MLANormBackward, { dY: x, x, gain }, { eps: 1 });

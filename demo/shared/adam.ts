@@ -1,23 +1,18 @@
 import {
-  add,
   concat,
   dispose,
-  div,
-  minimum,
   mul,
   split,
   sqrt,
   stack,
-  sub,
   sum,
-  tensor1d,
   tidy,
-  unstack,
   util,
   variable,
   zeros,
 } from '@tensorflow/tfjs-core';
 import type { Scalar, Tensor, Variable } from '@tensorflow/tfjs-core';
+import { adamUpdate } from '../../src/layers.js';
 
 export interface AdamOptions {
   beta1: number;
@@ -70,25 +65,19 @@ export class Adam {
     const rootCorrection2 = Math.sqrt(1 - beta2 ** this.updates);
     const rate = (learningRate * rootCorrection2) / correction1;
     return tidy(() => {
-      // made as one tensor: a number in a tfjs op is a tensor of its own, and a GPU may have to wait for each
-      const numbers = [beta1, 1 - beta1, beta2, 1 - beta2, eps * rootCorrection2, rate, clipNorm, 1];
-      const [keep1, add1, keep2, add2, smallest, step, limit, one] = unstack(tensor1d(numbers));
       const gradientOf = new Map(this.variables.map((each, i) => [each, gradients[i]]));
       const joined = this.groups.map((group) =>
         concat(group.variables.map((each) => gradientOf.get(each) as Tensor)),
       );
       const norm = sqrt(sum<Scalar>(stack(joined.map((gradient) => sum(mul(gradient, gradient))))));
-      const factor = minimum(one, div(limit, norm));
+      const update = adamUpdate({ beta1, beta2, smallest: eps * rootCorrection2, rate, clipNorm }, norm);
       this.groups.forEach(({ variables, firstMoment, secondMoment }, i) => {
         tidy(() => {
-          const gradient = mul(joined[i], factor);
-          const first = add(mul(firstMoment, keep1), mul(gradient, add1));
-          const second = add(mul(secondMoment, keep2), mul(mul(gradient, gradient), add2));
-          const change = div(mul(first, step), add(sqrt(second), smallest));
-          firstMoment.assign(first);
-          secondMoment.assign(second);
-          const updated = rowsOf(variables, sub(concat(variables), change));
-          variables.forEach((each, v) => each.assign(updated[v]));
+          const updated = update({ value: concat(variables), firstMoment, secondMoment }, joined[i]);
+          firstMoment.assign(updated.firstMoment);
+          secondMoment.assign(updated.secondMoment);
+          const values = rowsOf(variables, updated.value);
+          variables.forEach((each, v) => each.assign(values[v]));
         });
       });
       return norm;

@@ -11,7 +11,10 @@ typedef enum {
   MLA_ROTARY,
   MLA_ROTARY_BACKWARD,
   MLA_SWIGLU,
-  MLA_SWIGLU_BACKWARD
+  MLA_SWIGLU_BACKWARD,
+  MLA_CROSS_ENTROPY,
+  MLA_CROSS_ENTROPY_BACKWARD,
+  MLA_ADAM
 } MlaRowKernel;
 
 /* RMSNorm: y = x / sqrt(mean(x²) + eps) · gain. */
@@ -45,12 +48,35 @@ typedef struct {
   float *out, *d_gate, *d_up;
 } MlaSwiglu;
 
+/* The mean over all rows of -log softmax(logits)[label], natural logarithm. A label outside the columns counts for nothing. */
+typedef struct {
+  int64_t rows;
+  int columns;
+  const float *logits;   /* [rows, columns] */
+  const int32_t *labels; /* [rows] */
+  const float *d_loss;   /* [1] */
+  float *loss, *d_logits;
+  float *row_losses; /* [rows], which are added in order afterwards */
+} MlaCrossEntropy;
+
+/* Adam (arXiv:1412.6980, algorithm 1): one update of `count` numbers and their moments, with gradients scaled down to the
+   global norm `clip_norm` if theirs is greater. The corrections of both moments are in `rate` and `smallest`. */
+typedef struct {
+  int64_t count;
+  float keep1, add1, keep2, add2, smallest, rate, clip_norm;
+  const float *value, *gradient, *first_moment, *second_moment;
+  const float *norm; /* [1], of all gradients */
+  float *new_value, *new_first_moment, *new_second_moment;
+} MlaAdam;
+
 typedef struct {
   MlaRowKernel kernel;
   union {
     MlaNorm norm;
     MlaRotary rotary;
     MlaSwiglu swiglu;
+    MlaCrossEntropy cross_entropy;
+    MlaAdam adam;
   };
 } MlaRowCall;
 

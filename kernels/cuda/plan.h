@@ -45,6 +45,8 @@ typedef struct {
     MlaNorm norm;
     MlaRotary rotary;
     MlaSwiglu swiglu;
+    MlaCrossEntropy cross_entropy;
+    MlaAdam adam;
   };
   /* the kernel's parameters after the arguments: const __grid_constant__ CUtensorMap, in this order */
   int map_count;

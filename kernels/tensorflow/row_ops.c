@@ -1,5 +1,5 @@
-/* The row ops: RMSNorm, rotary embedding and SwiGLU with their gradients, each one op where TensorFlow's own would be a dozen.
-   Inputs and outputs are those of src/core/rowKernels.ts; all are float32. */
+/* The row ops: RMSNorm, rotary embedding, SwiGLU and cross-entropy with their gradients, and Adam, each one op where
+   TensorFlow's own would be a dozen. Inputs and outputs are those of src/core/rowKernels.ts, of float32 but for labels. */
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -8,7 +8,7 @@
 #include "gpu.h"
 #include "op.h"
 
-enum { ROW_INPUTS = 4, ROW_OUTPUTS = 2, ROW_ATTRIBUTES = 2, ROW_OP_COUNT = 6 };
+enum { ROW_INPUTS = 6, ROW_OUTPUTS = 3, ROW_ATTRIBUTES = 2, ROW_OP_COUNT = 9 };
 
 typedef struct {
   const char *name, *inputs[ROW_INPUTS + 1], *outputs[ROW_OUTPUTS + 1], *attributes[ROW_ATTRIBUTES + 1];
@@ -24,6 +24,12 @@ static const RowOp row_ops[ROW_OP_COUNT] = {
     [MLA_ROTARY_BACKWARD] = {"MLARotaryBackward", {"d_joined", "cos", "sin"}, {"d_nope", "d_rope"}, {PAIRS}},
     [MLA_SWIGLU] = {"MLASwiGLU", {"gate", "up"}, {"out"}, {0}},
     [MLA_SWIGLU_BACKWARD] = {"MLASwiGLUBackward", {"d_out", "gate", "up"}, {"d_gate", "d_up"}, {0}},
+    [MLA_CROSS_ENTROPY] = {"MLACrossEntropy", {"logits", "labels"}, {"loss"}, {0}},
+    [MLA_CROSS_ENTROPY_BACKWARD] = {"MLACrossEntropyBackward", {"d_loss", "logits", "labels"}, {"d_logits"}, {0}},
+    [MLA_ADAM] = {"MLAAdam",
+                  {"value", "gradient", "first_moment", "second_moment", "norm", "numbers"},
+                  {"new_value", "new_first_moment", "new_second_moment"},
+                  {0}},
 };
 
 typedef struct {
@@ -52,7 +58,7 @@ static void fail(RowCall *call, const char *what) {
   tf.TF_SetStatus(call->status, TF_INVALID_ARGUMENT, message);
 }
 
-static float *data(const TF_Tensor *tensor) { return tensor ? tf.TF_TensorData(tensor) : NULL; }
+static void *data(const TF_Tensor *tensor) { return tensor ? tf.TF_TensorData(tensor) : NULL; }
 static int64_t elements(const TF_Tensor *tensor) { return tf.TF_TensorElementCount(tensor); }
 
 static int64_t last_dim(const TF_Tensor *tensor) {
@@ -163,6 +169,43 @@ static void swiglu(RowCall *call, int is_backward) {
   p->d_up = allocate_like(call, 1, 2);
 }
 
+static void cross_entropy(RowCall *call, int is_backward) {
+  TF_Tensor **in = call->inputs, *logits = in[is_backward], *labels = in[is_backward + 1];
+  MlaCrossEntropy *p = &call->row.cross_entropy;
+  p->rows = elements(labels);
+  p->columns = tf.TF_NumDims(logits) == 2 ? (int)tf.TF_Dim(logits, 1) : 0;
+  if (!p->rows || !p->columns || tf.TF_Dim(logits, 0) != p->rows) fail(call, "logits must be [n, columns], labels [n]");
+  if (is_backward && elements(in[0]) != 1) fail(call, "d_loss must be one number");
+  if (is_failed(call)) return;
+  p->logits = data(logits), p->labels = data(labels);
+  if (!is_backward) {
+    p->loss = allocate(call, 0, NULL, 0);
+    return;
+  }
+  p->d_loss = data(in[0]);
+  p->d_logits = allocate_like(call, 0, 1);
+}
+
+/* `numbers` are in the host's memory: they change from step to step. */
+static void adam(RowCall *call) {
+  enum { VALUE, GRADIENT, FIRST_MOMENT, SECOND_MOMENT, NORM, NUMBERS };
+  TF_Tensor **in = call->inputs;
+  MlaAdam *p = &call->row.adam;
+  p->count = elements(in[VALUE]);
+  for (int i = GRADIENT; i <= SECOND_MOMENT; i++)
+    if (elements(in[i]) != p->count) fail(call, "value, gradient and moments must be of one shape");
+  if (elements(in[NORM]) != 1 || elements(in[NUMBERS]) != 7) fail(call, "norm must be one number, numbers seven");
+  if (is_failed(call)) return;
+  const float *numbers = data(in[NUMBERS]);
+  p->keep1 = numbers[0], p->add1 = numbers[1], p->keep2 = numbers[2], p->add2 = numbers[3];
+  p->smallest = numbers[4], p->rate = numbers[5], p->clip_norm = numbers[6];
+  p->value = data(in[VALUE]), p->gradient = data(in[GRADIENT]), p->norm = data(in[NORM]);
+  p->first_moment = data(in[FIRST_MOMENT]), p->second_moment = data(in[SECOND_MOMENT]);
+  p->new_value = allocate_like(call, 0, VALUE);
+  p->new_first_moment = allocate_like(call, 1, FIRST_MOMENT);
+  p->new_second_moment = allocate_like(call, 2, SECOND_MOMENT);
+}
+
 /* Reads the call and allocates its outputs. */
 static void describe(RowCall *call) {
   call->row.kernel = call->attributes->kernel;
@@ -173,6 +216,9 @@ static void describe(RowCall *call) {
     case MLA_ROTARY_BACKWARD: rotary_backward(call); break;
     case MLA_SWIGLU: swiglu(call, 0); break;
     case MLA_SWIGLU_BACKWARD: swiglu(call, 1); break;
+    case MLA_CROSS_ENTROPY: cross_entropy(call, 0); break;
+    case MLA_CROSS_ENTROPY_BACKWARD: cross_entropy(call, 1); break;
+    case MLA_ADAM: adam(call); break;
   }
 }
 
@@ -228,8 +274,7 @@ static void read_attributes(TF_OpKernelConstruction *context, RowAttributes *a, 
       tf.TF_OpKernelConstruction_GetAttrString(context, "pairs", pairs, sizeof pairs - 1, status);
       a->is_interleaved = !strcmp(pairs, "neighbours");
       break;
-    case MLA_SWIGLU:
-    case MLA_SWIGLU_BACKWARD: break;
+    default: break;
   }
 }
 
@@ -251,6 +296,9 @@ CREATE(MLA_ROTARY)
 CREATE(MLA_ROTARY_BACKWARD)
 CREATE(MLA_SWIGLU)
 CREATE(MLA_SWIGLU_BACKWARD)
+CREATE(MLA_CROSS_ENTROPY)
+CREATE(MLA_CROSS_ENTROPY_BACKWARD)
+CREATE(MLA_ADAM)
 
 static const struct {
   Create *create;
@@ -262,6 +310,9 @@ static const struct {
     [MLA_ROTARY_BACKWARD] = {create_MLA_ROTARY_BACKWARD, shape_unknown},
     [MLA_SWIGLU] = {create_MLA_SWIGLU, shape_like_first},
     [MLA_SWIGLU_BACKWARD] = {create_MLA_SWIGLU_BACKWARD, shape_like_second_and_third},
+    [MLA_CROSS_ENTROPY] = {create_MLA_CROSS_ENTROPY, shape_unknown},
+    [MLA_CROSS_ENTROPY_BACKWARD] = {create_MLA_CROSS_ENTROPY_BACKWARD, shape_unknown},
+    [MLA_ADAM] = {create_MLA_ADAM, shape_unknown},
 };
 
 const char *register_row_ops(void) {
@@ -271,7 +322,8 @@ const char *register_row_ops(void) {
     TF_OpDefinitionBuilder *builder = tf.TF_NewOpDefinitionBuilder(op->name);
     char tensor[32];
     for (int n = 0; op->inputs[n]; n++) {
-      snprintf(tensor, sizeof tensor, "%s: float", op->inputs[n]);
+      const char *type = strcmp(op->inputs[n], "labels") ? "float" : "int32";
+      snprintf(tensor, sizeof tensor, "%s: %s", op->inputs[n], type);
       tf.TF_OpDefinitionBuilderAddInput(builder, tensor);
     }
     for (int n = 0; op->outputs[n]; n++) {
@@ -280,7 +332,7 @@ const char *register_row_ops(void) {
     }
     for (int n = 0; op->attributes[n]; n++) tf.TF_OpDefinitionBuilderAddAttr(builder, op->attributes[n]);
     message = register_definition(builder, functions[i].shape);
-    if (!message) message = register_kernels(op->name, functions[i].create, rows_on_cpu, rows_on_gpu, NULL);
+    if (!message) message = register_kernels(op->name, functions[i].create, rows_on_cpu, rows_on_gpu, i == MLA_ADAM ? "numbers" : NULL);
   }
   return message;
 }

@@ -31,6 +31,21 @@ export const rowKernels: RowKernels<TensorflowBackend> = {
   [names.MLASwiGLU]: ({ gate, up }, _, backend) => run(names.MLASwiGLU, [], [gate, up], 1, backend),
   [names.MLASwiGLUBackward]: ({ dOut, gate, up }, _, backend) =>
     run(names.MLASwiGLUBackward, [], [dOut, gate, up], 2, backend),
+  [names.MLACrossEntropy]: ({ logits, labels }, _, backend) =>
+    run(names.MLACrossEntropy, [], [logits, labels], 1, backend),
+  [names.MLACrossEntropyBackward]: ({ dLoss, logits, labels }, _, backend) =>
+    run(names.MLACrossEntropyBackward, [], [dLoss, logits, labels], 1, backend),
+  [names.MLAAdam]: ({ value, gradient, firstMoment, secondMoment, norm }, rates, backend) => {
+    const { beta1, beta2, smallest, rate, clipNorm } = rates;
+    const values = new Float32Array([beta1, 1 - beta1, beta2, 1 - beta2, smallest, rate, clipNorm]);
+    // no attributes, as they change from step to step; the op reads them on the host, so that no GPU waits for them
+    const shape = [values.length];
+    const numbers = { dataId: backend.write(values, shape, 'float32'), shape, dtype: 'float32' } as const;
+    const inputs = [value, gradient, firstMoment, secondMoment, norm, numbers];
+    const updated = run(names.MLAAdam, [], inputs, 3, backend);
+    backend.disposeData(numbers.dataId);
+    return updated;
+  },
 };
 
 function run(

@@ -14,6 +14,12 @@ export const MLARotaryBackward = 'MLARotaryBackward';
 export const MLASwiGLU = 'MLASwiGLU';
 export const MLASwiGLUBackward = 'MLASwiGLUBackward';
 
+/** The mean over all rows of −log softmax(logits)[label]. The gradient: dLogits. */
+export const MLACrossEntropy = 'MLACrossEntropy';
+export const MLACrossEntropyBackward = 'MLACrossEntropyBackward';
+/** One update of Adam: the value and both moments. */
+export const MLAAdam = 'MLAAdam';
+
 interface Tables<T> {
   /** [1 or b, s, 1, dr] */
   cos: T;
@@ -22,6 +28,15 @@ interface Tables<T> {
 
 /** Which columns of a head form a pair: (0,1), (2,3) …, or j with j + dr/2. */
 export type RotaryPairs = 'neighbours' | 'halves';
+
+/** An update's numbers. `rate` and `smallest` (eps) have the corrections of both moments in them. */
+export interface AdamRates {
+  beta1: number;
+  beta2: number;
+  smallest: number;
+  rate: number;
+  clipNorm: number;
+}
 
 interface Signatures<T> {
   MLAMatMul: { inputs: { a: T; b: T }; attrs: { transposeA: boolean; transposeB: boolean } };
@@ -36,6 +51,14 @@ interface Signatures<T> {
   MLARotaryBackward: { inputs: { dJoined: T } & Tables<T>; attrs: { pairs: RotaryPairs } };
   MLASwiGLU: { inputs: { gate: T; up: T }; attrs: Record<string, never> };
   MLASwiGLUBackward: { inputs: { dOut: T; gate: T; up: T }; attrs: Record<string, never> };
+  /** logits [n, vocabulary], labels int32 [n] */
+  MLACrossEntropy: { inputs: { logits: T; labels: T }; attrs: Record<string, never> };
+  MLACrossEntropyBackward: { inputs: { dLoss: T; logits: T; labels: T }; attrs: Record<string, never> };
+  MLAAdam: {
+    /** norm: of all gradients, not of this one alone */
+    inputs: { value: T; gradient: T; firstMoment: T; secondMoment: T; norm: T };
+    attrs: AdamRates;
+  };
 }
 
 export type RowKernelName = keyof Signatures<unknown>;

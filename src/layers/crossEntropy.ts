@@ -1,6 +1,7 @@
 import { exp, log, max, mean, mul, oneHot, reciprocal, reshape, sub, sum, tidy } from '@tensorflow/tfjs-core';
 import type { Rank, Scalar, Tensor, Tensor1D, Tensor2D } from '@tensorflow/tfjs-core';
 import { fail, shapeText } from '../core/errors.js';
+import { MLACrossEntropy, MLACrossEntropyBackward, hasRowKernel, runRowKernel } from '../core/rowKernels.js';
 import { withGradient } from '../core/tensors.js';
 import { asColumns, asMatrix, scaleRows } from './rowwise.js';
 
@@ -18,14 +19,31 @@ export function crossEntropy(logits: Tensor, labels: Tensor): Scalar {
   }
   return tidy(() => {
     const flat = reshape<Rank.R1>(labels, [labels.size]);
-    return withGradient(
-      [asMatrix(logits)],
-      (rows) => ({ value: meanLoss(rows as Tensor2D, flat), saved: [rows, flat] }),
-      (dLoss, [rows, ids]) => [
-        mul(rowGradients(rows as Tensor2D, ids as Tensor1D), mul(dLoss, 1 / ids.size)),
-      ],
-    ) as Scalar;
+    const rows = asMatrix(logits);
+    const isFused = rows.size > 0 && hasRowKernel(MLACrossEntropy);
+    return (isFused ? fusedCrossEntropy(rows, flat) : composedCrossEntropy(rows, flat)) as Scalar;
   });
+}
+
+function fusedCrossEntropy(rows: Tensor2D, flat: Tensor1D): Tensor {
+  return withGradient(
+    [rows],
+    (logits) => ({
+      value: runRowKernel(MLACrossEntropy, { logits, labels: flat }, {})[0],
+      saved: [logits, flat],
+    }),
+    (dLoss, [logits, labels]) => runRowKernel(MLACrossEntropyBackward, { dLoss, logits, labels }, {}),
+  );
+}
+
+function composedCrossEntropy(rows: Tensor2D, flat: Tensor1D): Tensor {
+  return withGradient(
+    [rows],
+    (logits) => ({ value: meanLoss(logits as Tensor2D, flat), saved: [logits, flat] }),
+    (dLoss, [logits, ids]) => [
+      mul(rowGradients(logits as Tensor2D, ids as Tensor1D), mul(dLoss, 1 / ids.size)),
+    ],
+  );
 }
 
 function meanLoss(logits: Tensor2D, labels: Tensor1D): Tensor {

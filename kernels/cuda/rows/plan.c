@@ -22,7 +22,7 @@ static void plan_norm(MlaRowKernel kernel, const MlaNorm *p, void *workspace, Ml
     return;
   }
   call.gain_parts = mla_take(plan, workspace, sizeof(float) * (size_t)p->parts * (size_t)p->columns);
-  launch(plan, "rows/norm", function, (unsigned)p->parts)->norm = call;
+  if (p->rows) launch(plan, "rows/norm", function, (unsigned)p->parts)->norm = call;
   launch(plan, "rows/norm", "norm_gain", blocks(p->columns, 32))->norm = call;
 }
 
@@ -42,6 +42,25 @@ static void plan_swiglu(MlaRowKernel kernel, const MlaSwiglu *p, MlaPlan *plan) 
   launch(plan, "rows/swiglu", function, blocks(p->count, is_by_4 ? 4 * THREADS : THREADS))->swiglu = *p;
 }
 
+static void plan_cross_entropy(MlaRowKernel kernel, const MlaCrossEntropy *p, void *workspace, MlaPlan *plan) {
+  MlaCrossEntropy call = *p;
+  if (kernel == MLA_CROSS_ENTROPY_BACKWARD) {
+    launch(plan, "rows/cross_entropy", "cross_entropy_backward", blocks(p->rows, WARPS))->cross_entropy = call;
+    return;
+  }
+  call.row_losses = mla_take(plan, workspace, sizeof(float) * (size_t)p->rows);
+  launch(plan, "rows/cross_entropy", "cross_entropy_forward", blocks(p->rows, WARPS))->cross_entropy = call;
+  MlaLaunch *mean = launch(plan, "rows/cross_entropy", "cross_entropy_mean", 1);
+  mean->threads = 1024;
+  mean->cross_entropy = call;
+}
+
+static void plan_adam(const MlaAdam *p, MlaPlan *plan) {
+  int is_by_4 = p->count % 4 == 0;
+  const char *function = is_by_4 ? "adam_update_by_4" : "adam_update";
+  launch(plan, "rows/adam", function, blocks(p->count, is_by_4 ? 4 * THREADS : THREADS))->adam = *p;
+}
+
 void mla_plan_rows(const MlaRowCall *call, void *workspace, MlaPlan *plan) {
   plan->count = 0;
   plan->workspace_bytes = 0;
@@ -52,5 +71,10 @@ void mla_plan_rows(const MlaRowCall *call, void *workspace, MlaPlan *plan) {
     case MLA_ROTARY_BACKWARD: plan_rotary(call->kernel, &call->rotary, plan); break;
     case MLA_SWIGLU:
     case MLA_SWIGLU_BACKWARD: plan_swiglu(call->kernel, &call->swiglu, plan); break;
+    case MLA_CROSS_ENTROPY:
+    case MLA_CROSS_ENTROPY_BACKWARD:
+      plan_cross_entropy(call->kernel, &call->cross_entropy, workspace, plan);
+      break;
+    case MLA_ADAM: plan_adam(&call->adam, plan); break;
   }
 }

@@ -23,6 +23,11 @@ __device__ inline void store(float *to, const Pack<WIDTH> &pack) {
 }
 
 /* The same in every lane. */
+__device__ inline float max_of_warp(float x) {
+#pragma unroll
+  for (int lanes = 16; lanes > 0; lanes /= 2) x = fmaxf(x, __shfl_xor_sync(~0u, x, lanes));
+  return x;
+}
 __device__ inline float sum_of_warp(float x) {
 #pragma unroll
   for (int lanes = 16; lanes > 0; lanes /= 2) x += __shfl_xor_sync(~0u, x, lanes);

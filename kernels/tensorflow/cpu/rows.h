@@ -1,7 +1,7 @@
-/* The row kernels. A unit of work is MLA_NORM_PART_ROWS rows, TOKENS tokens or NUMBERS numbers. */
+/* The row kernels. A unit of work is MLA_NORM_PART_ROWS or LOGIT_ROWS rows, TOKENS tokens or NUMBERS numbers. */
 #include "../../cuda/mla_rows.h"
 
-enum { TOKENS = 16, NUMBERS = 16384 };
+enum { TOKENS = 16, NUMBERS = 16384, LOGIT_ROWS = 32 };
 
 /* Up to LANES numbers; zeros behind them. */
 static inline Floats load_some(const float *x, int64_t count) {
@@ -112,6 +112,57 @@ static void swiglu_numbers(const MlaSwiglu *p, int unit, int is_backward) {
   }
 }
 
+/* ---- cross-entropy: see kernels/cuda/rows/cross_entropy.cu */
+
+/* exp(logit - greatest) of a row, into `weights` if that is not NULL; returns their sum. */
+static float exponentials(const float *logits, int columns, float greatest, float *weights) {
+  Floats sums = splat(0);
+  for (int c = 0; c < columns; c += LANES) {
+    int rest = columns - c;
+    Floats weight = exp_floats(load_some(logits + c, rest) - greatest);
+    if (weights) store_some(weights + c, weight, rest);
+    for (int i = rest; i < LANES; i++) weight[i] = 0;
+    sums += weight;
+  }
+  return sum_of_lanes(sums);
+}
+
+static void cross_entropy_row(const MlaCrossEntropy *p, int64_t row, int is_backward) {
+  const float *logits = p->logits + row * p->columns;
+  int label = p->labels[row], has_label = label >= 0 && label < p->columns;
+  float greatest = logits[0];
+  for (int c = 1; c < p->columns; c++) greatest = logits[c] > greatest ? logits[c] : greatest;
+  if (!is_backward) {
+    float of_label = has_label ? logits[label] - greatest : 0;
+    p->row_losses[row] = (float)natural_log(exponentials(logits, p->columns, greatest, NULL)) - of_label;
+    return;
+  }
+  float *d_logits = p->d_logits + row * p->columns, share = *p->d_loss / (float)p->rows;
+  float factor = share / exponentials(logits, p->columns, greatest, d_logits);
+  for (int c = 0; c < p->columns; c++) d_logits[c] *= factor;
+  if (has_label) d_logits[label] -= share;
+}
+
+static void cross_entropy_rows(const MlaCrossEntropy *p, int unit, int is_backward) {
+  int64_t first = (int64_t)unit * LOGIT_ROWS, end = first + LOGIT_ROWS;
+  for (int64_t row = first; row < end && row < p->rows; row++) cross_entropy_row(p, row, is_backward);
+}
+
+/* ---- Adam */
+
+static void adam_numbers(const MlaAdam *p, int unit) {
+  int64_t first = (int64_t)unit * NUMBERS, end = first + NUMBERS < p->count ? first + NUMBERS : p->count;
+  float factor = p->clip_norm / *p->norm;
+  if (factor > 1) factor = 1;
+  for (int64_t i = first; i < end; i++) {
+    float g = p->gradient[i] * factor;
+    float m = p->first_moment[i] * p->keep1 + g * p->add1, v = p->second_moment[i] * p->keep2 + g * g * p->add2;
+    p->new_first_moment[i] = m;
+    p->new_second_moment[i] = v;
+    p->new_value[i] = p->value[i] - m * p->rate / (__builtin_sqrtf(v) + p->smallest);
+  }
+}
+
 static int row_units(const MlaRowCall *call) {
   switch (call->kernel) {
     case MLA_NORM:
@@ -120,6 +171,9 @@ static int row_units(const MlaRowCall *call) {
     case MLA_ROTARY_BACKWARD: return (int)((call->rotary.tokens + TOKENS - 1) / TOKENS);
     case MLA_SWIGLU:
     case MLA_SWIGLU_BACKWARD: return (int)((call->swiglu.count + NUMBERS - 1) / NUMBERS);
+    case MLA_CROSS_ENTROPY:
+    case MLA_CROSS_ENTROPY_BACKWARD: return (int)((call->cross_entropy.rows + LOGIT_ROWS - 1) / LOGIT_ROWS);
+    case MLA_ADAM: return (int)((call->adam.count + NUMBERS - 1) / NUMBERS);
   }
   return 0;
 }
@@ -132,5 +186,8 @@ static void run_row_unit(const MlaRowCall *call, int unit) {
     case MLA_ROTARY_BACKWARD: rotary_tokens(&call->rotary, unit, call->kernel == MLA_ROTARY_BACKWARD); break;
     case MLA_SWIGLU:
     case MLA_SWIGLU_BACKWARD: swiglu_numbers(&call->swiglu, unit, call->kernel == MLA_SWIGLU_BACKWARD); break;
+    case MLA_CROSS_ENTROPY: cross_entropy_rows(&call->cross_entropy, unit, 0); break;
+    case MLA_CROSS_ENTROPY_BACKWARD: cross_entropy_rows(&call->cross_entropy, unit, 1); break;
+    case MLA_ADAM: adam_numbers(&call->adam, unit); break;
   }
 }

@@ -4,6 +4,7 @@
 #include <sched.h>
 #include <stdlib.h>
 #include <string.h>
+#include <xmmintrin.h>
 
 #include "mla_cpu.h"
 
@@ -23,6 +24,7 @@ static struct {
   const void *call;
   char *scratch; /* of thread 0; the others' follow */
   size_t scratch_bytes;
+  unsigned float_mode;       /* of the calling thread: TensorFlow's takes denormal numbers for zeros */
   int remaining, unfinished; /* atomic */
   int number;                /* counts the jobs: idle threads sleep until it changes */
 } job;
@@ -52,6 +54,7 @@ static void *serve(void *thread) {
     pthread_mutex_lock(&mutex);
     while (job.number == seen) pthread_cond_wait(&published, &mutex);
     seen = job.number;
+    _mm_setcsr(job.float_mode);
     pthread_mutex_unlock(&mutex);
     work((int)(intptr_t)thread);
   }
@@ -86,6 +89,7 @@ static void start(void) {
 static void run_on_all_threads(int units) {
   pthread_mutex_lock(&mutex);
   job.number++;
+  job.float_mode = _mm_getcsr();
   __atomic_store_n(&job.unfinished, units, __ATOMIC_RELEASE);
   /* after all that: who takes a unit sees the whole job that it belongs to */
   __atomic_store_n(&job.remaining, units, __ATOMIC_RELEASE);
@@ -166,22 +170,36 @@ static void run_row_unit(const void *call, int unit, void *scratch) {
   kernels->run_row_unit(call, unit);
 }
 
-static void sum_gain_parts(const MlaNorm *norm) {
-  memset(norm->d_gain, 0, sizeof(float) * (size_t)norm->columns);
-  for (int64_t part = 0; part < norm->parts; part++)
-    for (int c = 0; c < norm->columns; c++) norm->d_gain[c] += norm->gain_parts[part * norm->columns + c];
+static void sum_gain_parts(const MlaNorm *p) {
+  memset(p->d_gain, 0, sizeof(float) * (size_t)p->columns);
+  for (int64_t part = 0; part < p->parts; part++)
+    for (int c = 0; c < p->columns; c++) p->d_gain[c] += p->gain_parts[part * p->columns + c];
 }
 
-int mla_cpu_run_rows(const MlaRowCall *call) {
+static void mean_of_losses(const MlaCrossEntropy *p) {
+  double sum = 0;
+  for (int64_t row = 0; row < p->rows; row++) sum += p->row_losses[row];
+  *p->loss = (float)(sum / (double)p->rows);
+}
+
+/* Numbers that the units leave, to be added in order once all are there. */
+static int64_t numbers_left(const MlaRowCall *call) {
+  if (call->kernel == MLA_NORM_BACKWARD) return call->norm.parts * call->norm.columns;
+  return call->kernel == MLA_CROSS_ENTROPY ? call->cross_entropy.rows : 0;
+}
+
+int mla_cpu_run_rows(const MlaRowCall *of) {
   pthread_once(&started, start);
-  if (call->kernel != MLA_NORM_BACKWARD) return run_units(run_row_unit, call, kernels->row_units(call), 0);
-  MlaRowCall own = *call;
-  own.norm.gain_parts = malloc(sizeof(float) * (size_t)call->norm.parts * (size_t)call->norm.columns + 1);
-  if (!own.norm.gain_parts) return 0;
-  int is_done = run_units(run_row_unit, &own, kernels->row_units(&own), 0);
-  sum_gain_parts(&own.norm);
-  free(own.norm.gain_parts);
-  return is_done;
+  MlaRowCall call = *of;
+  float *left = malloc(sizeof(float) * (size_t)numbers_left(of) + 1);
+  if (!left) return 0;
+  if (call.kernel == MLA_NORM_BACKWARD) call.norm.gain_parts = left;
+  if (call.kernel == MLA_CROSS_ENTROPY) call.cross_entropy.row_losses = left;
+  run_units(run_row_unit, &call, kernels->row_units(&call), 0);
+  if (call.kernel == MLA_NORM_BACKWARD) sum_gain_parts(&call.norm);
+  if (call.kernel == MLA_CROSS_ENTROPY) mean_of_losses(&call.cross_entropy);
+  free(left);
+  return 1;
 }
 
 const char *mla_cpu_name(void) {
