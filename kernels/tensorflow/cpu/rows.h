@@ -154,12 +154,18 @@ static void adam_numbers(const MlaAdam *p, int unit) {
   int64_t first = (int64_t)unit * NUMBERS, end = first + NUMBERS < p->count ? first + NUMBERS : p->count;
   float factor = p->clip_norm / *p->norm;
   if (factor > 1) factor = 1;
+  const float keep1 = p->keep1, add1 = p->add1, keep2 = p->keep2, add2 = p->add2, rate = p->rate, smallest = p->smallest;
+  const float *value = p->value, *gradient = p->gradient, *first_moment = p->first_moment;
+  const float *second_moment = p->second_moment;
+  /* with which the compiler makes vectors of all this */
+  float *restrict new_value = p->new_value, *restrict new_first = p->new_first_moment;
+  float *restrict new_second = p->new_second_moment;
   for (int64_t i = first; i < end; i++) {
-    float g = p->gradient[i] * factor;
-    float m = p->first_moment[i] * p->keep1 + g * p->add1, v = p->second_moment[i] * p->keep2 + g * g * p->add2;
-    p->new_first_moment[i] = m;
-    p->new_second_moment[i] = v;
-    p->new_value[i] = p->value[i] - m * p->rate / (__builtin_sqrtf(v) + p->smallest);
+    float g = gradient[i] * factor;
+    float m = first_moment[i] * keep1 + g * add1, v = second_moment[i] * keep2 + g * g * add2;
+    new_first[i] = m;
+    new_second[i] = v;
+    new_value[i] = value[i] - m * rate / (__builtin_sqrtf(v) + smallest);
   }
 }
 
