@@ -237,6 +237,35 @@ describe('row kernels', () => {
       });
     }
 
+    for (const [n, d, table] of [
+      [1, 3, 2],
+      [100, 70, 7],
+      [1030, 256, 300],
+    ]) {
+      it(`MLAEmbeddingBackward: ${n} rows of ${d} into ${table}`, async () => {
+        const dRows = normal([n, d], 1);
+        // the last row of the table is read by none, and the first one often
+        const read = Array.from({ length: n }, (_, i) => (i % 3 ? (i * 7) % (table - 1) : 0));
+        const ids = tf.tensor1d(read, 'int32');
+        const composed = tf.matMul(
+          tf.cast(tf.oneHot(ids, table), 'float32') as tf.Tensor2D,
+          dRows as tf.Tensor2D,
+          true,
+        );
+        const dTable = Array.from({ length: table }, () => Array<number>(d).fill(0));
+        for (const [i, row] of (await rowsOf(dRows)).entries()) {
+          for (const [c, value] of row.entries()) dTable[read[i]][c] += value;
+        }
+        await check(
+          () => runRowKernel(names.MLAEmbeddingBackward, { dRows, ids }, { tableRows: table }),
+          gradientBounds,
+          [composed],
+          [asRows([table, d], dTable)],
+        );
+        tf.dispose([dRows, ids]);
+      });
+    }
+
     for (const size of [1, 4098, 40000]) {
       for (const norm of [0, 0.2, 9]) {
         it(`MLAAdam: ${size} numbers, gradients of norm ${norm}`, async () => {

@@ -14,6 +14,7 @@ typedef enum {
   MLA_SWIGLU_BACKWARD,
   MLA_CROSS_ENTROPY,
   MLA_CROSS_ENTROPY_BACKWARD,
+  MLA_EMBEDDING_BACKWARD,
   MLA_ADAM
 } MlaRowKernel;
 
@@ -59,6 +60,16 @@ typedef struct {
   float *row_losses; /* [rows], which are added in order afterwards */
 } MlaCrossEntropy;
 
+/* The gradient of a table of which row ids[t] was read for token t: rows of d_rows with one id are added in order. An id outside
+   the table counts for nothing. */
+typedef struct {
+  int64_t tokens;
+  int table_rows, columns;
+  const int32_t *ids;  /* [tokens] */
+  const float *d_rows; /* [tokens, columns] */
+  float *d_table;      /* [table_rows, columns] */
+} MlaEmbedding;
+
 /* Adam (arXiv:1412.6980, algorithm 1): one update of `count` numbers and their moments, with gradients scaled down to the
    global norm `clip_norm` if theirs is greater. The corrections of both moments are in `rate` and `smallest`. */
 typedef struct {
@@ -76,6 +87,7 @@ typedef struct {
     MlaRotary rotary;
     MlaSwiglu swiglu;
     MlaCrossEntropy cross_entropy;
+    MlaEmbedding embedding;
     MlaAdam adam;
   };
 } MlaRowCall;

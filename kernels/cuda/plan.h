@@ -46,6 +46,7 @@ typedef struct {
     MlaRotary rotary;
     MlaSwiglu swiglu;
     MlaCrossEntropy cross_entropy;
+    MlaEmbedding embedding;
     MlaAdam adam;
   };
   /* the kernel's parameters after the arguments: const __grid_constant__ CUtensorMap, in this order */

@@ -1,5 +1,5 @@
-/* The row ops: RMSNorm, rotary embedding, SwiGLU and cross-entropy with their gradients, and Adam, each one op where
-   TensorFlow's own would be a dozen. Inputs and outputs are those of src/core/rowKernels.ts, of float32 but for labels. */
+/* The row ops: RMSNorm, rotary embedding, SwiGLU and cross-entropy with their gradients, an embedding's gradient, Adam: each
+   one op where TensorFlow's own would be a dozen. Inputs and outputs are those of src/core/rowKernels.ts. */
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -8,7 +8,7 @@
 #include "gpu.h"
 #include "op.h"
 
-enum { ROW_INPUTS = 6, ROW_OUTPUTS = 3, ROW_ATTRIBUTES = 2, ROW_OP_COUNT = 9 };
+enum { ROW_INPUTS = 6, ROW_OUTPUTS = 3, ROW_ATTRIBUTES = 2, ROW_OP_COUNT = 10 };
 
 typedef struct {
   const char *name, *inputs[ROW_INPUTS + 1], *outputs[ROW_OUTPUTS + 1], *attributes[ROW_ATTRIBUTES + 1];
@@ -26,6 +26,7 @@ static const RowOp row_ops[ROW_OP_COUNT] = {
     [MLA_SWIGLU_BACKWARD] = {"MLASwiGLUBackward", {"d_out", "gate", "up"}, {"d_gate", "d_up"}, {0}},
     [MLA_CROSS_ENTROPY] = {"MLACrossEntropy", {"logits", "labels"}, {"loss"}, {0}},
     [MLA_CROSS_ENTROPY_BACKWARD] = {"MLACrossEntropyBackward", {"d_loss", "logits", "labels"}, {"d_logits"}, {0}},
+    [MLA_EMBEDDING_BACKWARD] = {"MLAEmbeddingBackward", {"d_rows", "ids"}, {"d_table"}, {"table_rows: int >= 0"}},
     [MLA_ADAM] = {"MLAAdam",
                   {"value", "gradient", "first_moment", "second_moment", "norm", "numbers"},
                   {"new_value", "new_first_moment", "new_second_moment"},
@@ -36,6 +37,7 @@ typedef struct {
   MlaRowKernel kernel;
   float eps;
   int is_interleaved;
+  int64_t table_rows;
   int64_t heads; /* 0: `joined` has no axis of heads, of which there is one */
 } RowAttributes;
 
@@ -186,6 +188,18 @@ static void cross_entropy(RowCall *call, int is_backward) {
   p->d_logits = allocate_like(call, 0, 1);
 }
 
+static void embedding_backward(RowCall *call) {
+  TF_Tensor *d_rows = call->inputs[0], *ids = call->inputs[1];
+  MlaEmbedding *p = &call->row.embedding;
+  int64_t table_rows = call->attributes->table_rows;
+  p->tokens = elements(ids);
+  if (tf.TF_NumDims(d_rows) != 2 || tf.TF_Dim(d_rows, 0) != p->tokens) fail(call, "d_rows must be [n, d] for n ids");
+  if (is_failed(call)) return;
+  p->table_rows = (int)table_rows, p->columns = (int)tf.TF_Dim(d_rows, 1);
+  p->ids = data(ids), p->d_rows = data(d_rows);
+  p->d_table = allocate(call, 0, (int64_t[]){table_rows, p->columns}, 2);
+}
+
 /* `numbers` are in the host's memory: they change from step to step. */
 static void adam(RowCall *call) {
   enum { VALUE, GRADIENT, FIRST_MOMENT, SECOND_MOMENT, NORM, NUMBERS };
@@ -218,6 +232,7 @@ static void describe(RowCall *call) {
     case MLA_SWIGLU_BACKWARD: swiglu(call, 1); break;
     case MLA_CROSS_ENTROPY: cross_entropy(call, 0); break;
     case MLA_CROSS_ENTROPY_BACKWARD: cross_entropy(call, 1); break;
+    case MLA_EMBEDDING_BACKWARD: embedding_backward(call); break;
     case MLA_ADAM: adam(call); break;
   }
 }
@@ -274,6 +289,9 @@ static void read_attributes(TF_OpKernelConstruction *context, RowAttributes *a, 
       tf.TF_OpKernelConstruction_GetAttrString(context, "pairs", pairs, sizeof pairs - 1, status);
       a->is_interleaved = !strcmp(pairs, "neighbours");
       break;
+    case MLA_EMBEDDING_BACKWARD:
+      tf.TF_OpKernelConstruction_GetAttrInt64(context, "table_rows", &a->table_rows, status);
+      break;
     default: break;
   }
 }
@@ -298,6 +316,7 @@ CREATE(MLA_SWIGLU)
 CREATE(MLA_SWIGLU_BACKWARD)
 CREATE(MLA_CROSS_ENTROPY)
 CREATE(MLA_CROSS_ENTROPY_BACKWARD)
+CREATE(MLA_EMBEDDING_BACKWARD)
 CREATE(MLA_ADAM)
 
 static const struct {
@@ -312,6 +331,7 @@ static const struct {
     [MLA_SWIGLU_BACKWARD] = {create_MLA_SWIGLU_BACKWARD, shape_like_second_and_third},
     [MLA_CROSS_ENTROPY] = {create_MLA_CROSS_ENTROPY, shape_unknown},
     [MLA_CROSS_ENTROPY_BACKWARD] = {create_MLA_CROSS_ENTROPY_BACKWARD, shape_unknown},
+    [MLA_EMBEDDING_BACKWARD] = {create_MLA_EMBEDDING_BACKWARD, shape_unknown},
     [MLA_ADAM] = {create_MLA_ADAM, shape_unknown},
 };
 
@@ -322,7 +342,8 @@ const char *register_row_ops(void) {
     TF_OpDefinitionBuilder *builder = tf.TF_NewOpDefinitionBuilder(op->name);
     char tensor[32];
     for (int n = 0; op->inputs[n]; n++) {
-      const char *type = strcmp(op->inputs[n], "labels") ? "float" : "int32";
+      int is_whole = !strcmp(op->inputs[n], "labels") || !strcmp(op->inputs[n], "ids");
+      const char *type = is_whole ? "int32" : "float";
       snprintf(tensor, sizeof tensor, "%s: %s", op->inputs[n], type);
       tf.TF_OpDefinitionBuilderAddInput(builder, tensor);
     }

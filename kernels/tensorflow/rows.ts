@@ -35,6 +35,10 @@ export const rowKernels: RowKernels<TensorflowBackend> = {
     run(names.MLACrossEntropy, [], [logits, labels], 1, backend),
   [names.MLACrossEntropyBackward]: ({ dLoss, logits, labels }, _, backend) =>
     run(names.MLACrossEntropyBackward, [], [dLoss, logits, labels], 1, backend),
+  [names.MLAEmbeddingBackward]: ({ dRows, ids }, { tableRows }, backend) => {
+    const attributes = [{ name: 'table_rows', type: backend.binding.TF_ATTR_INT, value: tableRows }];
+    return run(names.MLAEmbeddingBackward, attributes, [dRows, ids], 1, backend);
+  },
   [names.MLAAdam]: ({ value, gradient, firstMoment, secondMoment, norm }, rates, backend) => {
     const { beta1, beta2, smallest, rate, clipNorm } = rates;
     const values = new Float32Array([beta1, 1 - beta1, beta2, 1 - beta2, smallest, rate, clipNorm]);

@@ -17,6 +17,8 @@ export const MLASwiGLUBackward = 'MLASwiGLUBackward';
 /** The mean over all rows of −log softmax(logits)[label]. The gradient: dLogits. */
 export const MLACrossEntropy = 'MLACrossEntropy';
 export const MLACrossEntropyBackward = 'MLACrossEntropyBackward';
+/** The gradient of a table [tableRows, d] of which rows were read by ids: dTable. */
+export const MLAEmbeddingBackward = 'MLAEmbeddingBackward';
 /** One update of Adam: the value and both moments. */
 export const MLAAdam = 'MLAAdam';
 
@@ -54,6 +56,8 @@ interface Signatures<T> {
   /** logits [n, vocabulary], labels int32 [n] */
   MLACrossEntropy: { inputs: { logits: T; labels: T }; attrs: Record<string, never> };
   MLACrossEntropyBackward: { inputs: { dLoss: T; logits: T; labels: T }; attrs: Record<string, never> };
+  /** dRows [n, d], ids int32 [n] */
+  MLAEmbeddingBackward: { inputs: { dRows: T; ids: T }; attrs: { tableRows: number } };
   MLAAdam: {
     /** norm: of all gradients, not of this one alone */
     inputs: { value: T; gradient: T; firstMoment: T; secondMoment: T; norm: T };

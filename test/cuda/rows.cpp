@@ -206,11 +206,32 @@ RowProblem make_adam(int rows, int columns, bool) {
   return made;
 }
 
+// A table of a quarter as many rows as there are tokens, and one more that none reads.
+RowProblem make_embedding(int rows, int columns, bool) {
+  RowProblem made;
+  made.call.kernel = MLA_EMBEDDING_BACKWARD;
+  MlaEmbedding &p = made.call.embedding;
+  Values d_rows = normals("d_rows", 1, 1, rows, columns, 1);
+  const int table = rows / 4 + 1;
+  std::vector<int32_t> ids(rows);
+  for (int i = 0; i < rows; i++) ids[i] = i % 3 ? int(int64_t(i) * 7919 % table) : 0; // one is frequent
+  std::vector<std::vector<int>> readers(table + 1);
+  for (int i = 0; i < rows; i++) readers[ids[i]].push_back(i);
+  p.tokens = rows, p.table_rows = table + 1, p.columns = columns;
+  p.ids = made.input(ids), p.d_rows = made.input(d_rows);
+  p.d_table = made.output("d_table", table + 1, columns, [&](int row, int c) {
+    double sum = 0;
+    for (int i : readers[row]) sum += at(d_rows, i, c);
+    return sum;
+  });
+  return made;
+}
+
 std::vector<RowCase> all_row_cases() {
   std::vector<RowCase> cases;
   auto add = [&](const char *name, auto *make, int rows, int columns, bool is_timed) {
     for (bool is_backward : {false, true}) {
-      if (is_backward && make == make_adam) continue;
+      if (is_backward && (make == make_adam || make == make_embedding)) continue;
       std::string title = std::string(name) + (is_backward ? " backward " : " ");
       title += std::to_string(rows) + "x" + std::to_string(columns);
       cases.push_back({title, is_timed, make, rows, columns, is_backward});
@@ -220,6 +241,7 @@ std::vector<RowCase> all_row_cases() {
     add("norm", make_norm, rows, columns, false);
     add("swiglu", make_swiglu, rows, columns, false);
     add("cross-entropy", make_cross_entropy, rows, columns, false);
+    add("embedding", make_embedding, rows, columns, false);
     add("adam", make_adam, rows, columns, false);
   }
   for (auto [rows, columns] : {std::pair(1, 6), {33, 96}, {70, 768}, {64, 6}, {45, 18}}) add("rotary", make_rotary, rows, columns, false);
@@ -228,6 +250,7 @@ std::vector<RowCase> all_row_cases() {
   add("rotary", make_rotary, 8192, 768, true);
   add("swiglu", make_swiglu, 8192, 704, true);
   add("cross-entropy", make_cross_entropy, 8192, 256, true);
+  add("embedding", make_embedding, 8192, 256, true);
   add("adam", make_adam, 8192, 768, true);
   return cases;
 }

@@ -55,6 +55,14 @@ static void plan_cross_entropy(MlaRowKernel kernel, const MlaCrossEntropy *p, vo
   mean->cross_entropy = call;
 }
 
+static void plan_embedding(const MlaEmbedding *p, MlaPlan *plan) {
+  enum { COLUMNS = 64 }; /* more blocks, since one with a frequent id takes long */
+  MlaLaunch *each_row = launch(plan, "rows/embedding", "embedding_backward", (unsigned)p->table_rows);
+  each_row->grid[1] = blocks(p->columns, COLUMNS);
+  each_row->threads = COLUMNS;
+  each_row->embedding = *p;
+}
+
 static void plan_adam(const MlaAdam *p, MlaPlan *plan) {
   int is_by_4 = p->count % 4 == 0;
   const char *function = is_by_4 ? "adam_update_by_4" : "adam_update";
@@ -75,6 +83,7 @@ void mla_plan_rows(const MlaRowCall *call, void *workspace, MlaPlan *plan) {
     case MLA_CROSS_ENTROPY_BACKWARD:
       plan_cross_entropy(call->kernel, &call->cross_entropy, workspace, plan);
       break;
+    case MLA_EMBEDDING_BACKWARD: plan_embedding(&call->embedding, plan); break;
     case MLA_ADAM: plan_adam(&call->adam, plan); break;
   }
 }

@@ -1,7 +1,8 @@
-/* The row kernels. A unit of work is MLA_NORM_PART_ROWS or LOGIT_ROWS rows, TOKENS tokens or NUMBERS numbers. */
+/* The row kernels. A unit of work is MLA_NORM_PART_ROWS or LOGIT_ROWS rows, TOKENS tokens, SLICE columns
+   or NUMBERS numbers. */
 #include "../../cuda/mla_rows.h"
 
-enum { TOKENS = 16, NUMBERS = 16384, LOGIT_ROWS = 32 };
+enum { TOKENS = 16, NUMBERS = 16384, LOGIT_ROWS = 32, SLICE = 64 };
 
 /* Up to LANES numbers; zeros behind them. */
 static inline Floats load_some(const float *x, int64_t count) {
@@ -148,6 +149,22 @@ static void cross_entropy_rows(const MlaCrossEntropy *p, int unit, int is_backwa
   for (int64_t row = first; row < end && row < p->rows; row++) cross_entropy_row(p, row, is_backward);
 }
 
+/* ---- embedding */
+
+/* A slice of SLICE columns. */
+static void embedding_slice(const MlaEmbedding *p, int unit) {
+  int first = unit * SLICE, columns = p->columns - first < SLICE ? p->columns - first : SLICE;
+  float *d_table = p->d_table + first;
+  for (int64_t row = 0; row < p->table_rows; row++)
+    memset(d_table + row * p->columns, 0, sizeof(float) * (size_t)columns);
+  for (int64_t t = 0; t < p->tokens; t++) {
+    if (p->ids[t] < 0 || p->ids[t] >= p->table_rows) continue;
+    const float *from = p->d_rows + t * p->columns + first;
+    float *to = d_table + (int64_t)p->ids[t] * p->columns;
+    for (int c = 0; c < columns; c++) to[c] += from[c];
+  }
+}
+
 /* ---- Adam */
 
 static void adam_numbers(const MlaAdam *p, int unit) {
@@ -179,6 +196,7 @@ static int row_units(const MlaRowCall *call) {
     case MLA_SWIGLU_BACKWARD: return (int)((call->swiglu.count + NUMBERS - 1) / NUMBERS);
     case MLA_CROSS_ENTROPY:
     case MLA_CROSS_ENTROPY_BACKWARD: return (int)((call->cross_entropy.rows + LOGIT_ROWS - 1) / LOGIT_ROWS);
+    case MLA_EMBEDDING_BACKWARD: return (call->embedding.columns + SLICE - 1) / SLICE;
     case MLA_ADAM: return (int)((call->adam.count + NUMBERS - 1) / NUMBERS);
   }
   return 0;
@@ -194,6 +212,7 @@ static void run_row_unit(const MlaRowCall *call, int unit) {
     case MLA_SWIGLU_BACKWARD: swiglu_numbers(&call->swiglu, unit, call->kernel == MLA_SWIGLU_BACKWARD); break;
     case MLA_CROSS_ENTROPY: cross_entropy_rows(&call->cross_entropy, unit, 0); break;
     case MLA_CROSS_ENTROPY_BACKWARD: cross_entropy_rows(&call->cross_entropy, unit, 1); break;
+    case MLA_EMBEDDING_BACKWARD: embedding_slice(&call->embedding, unit); break;
     case MLA_ADAM: adam_numbers(&call->adam, unit); break;
   }
 }
