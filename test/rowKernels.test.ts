@@ -3,8 +3,9 @@ import * as tf from '@tensorflow/tfjs-core';
 // the gradients of tfjs's ops: tfjs-core alone registers none
 import '@tensorflow/tfjs-layers';
 import * as names from '../src/core/rowKernels.js';
-import { hasRowKernel, runRowKernel } from '../src/core/rowKernels.js';
+import { hasRowKernel, runAdamKernel, runRowKernel } from '../src/core/rowKernels.js';
 import { absent } from '../src/core/tensors.js';
+import { adamUpdate } from '../src/layers.js';
 import { expectClose, expectSameBits, forwardBounds, gradientBounds } from './support/compare.js';
 import { onEachDevice } from './support/devices.js';
 import { expectEqual, expectTrue } from './support/expect.js';
@@ -27,6 +28,17 @@ async function rowsOf(tensor: tf.Tensor): Promise<number[][]> {
 
 function asRows(shape: number[], rows: number[][]): Rows {
   return { shape, values: rows.flat() };
+}
+
+/** What a layer composes where the backend lacks a kernel. */
+function withoutKernel<T>(name: string, run: () => T): T {
+  const kernel = tf.getKernel(name, tf.getBackend());
+  tf.unregisterKernel(name, tf.getBackend());
+  try {
+    return run();
+  } finally {
+    tf.registerKernel(kernel);
+  }
 }
 
 /** Results against both oracles; a second run has the same bits. */
@@ -266,39 +278,51 @@ describe('row kernels', () => {
       });
     }
 
-    for (const size of [1, 4098, 40000]) {
-      for (const norm of [0, 0.2, 9]) {
-        it(`MLAAdam: ${size} numbers, gradients of norm ${norm}`, async () => {
-          const rates = { beta1: 0.9, beta2: 0.95, smallest: 1e-8, rate: 0.01, clipNorm: 0.5 };
-          const state = {
-            value: normal([size], 1),
-            firstMoment: normal([size], 2, 0, 0.1),
-            secondMoment: tf.abs(normal([size], 3)),
-          };
-          const [gradient, ofAll] = [normal([size], 4), tf.scalar(norm)];
-          const composed = tf.tidy(() => {
-            const g = tf.mul(gradient, Math.min(1, 0.5 / norm));
-            const first = tf.add(tf.mul(state.firstMoment, 0.9), tf.mul(g, 1 - 0.9));
-            const second = tf.add(tf.mul(state.secondMoment, 0.95), tf.mul(tf.square(g), 1 - 0.95));
-            const change = tf.div(tf.mul(first, 0.01), tf.add(tf.sqrt(second), 1e-8));
-            return [tf.sub(state.value, change), first, second];
-          });
-          const [x, m, v, dX] = await Promise.all(
-            [state.value, state.firstMoment, state.secondMoment, gradient].map(async (t) => [
-              ...(await t.data()),
-            ]),
+    for (const [name, shapes] of Object.entries({
+      'one number': [[1]],
+      'sizes that are no multiples of four': [[3, 5], [2], [70, 300], [9]],
+      'sizes that are, and more than a piece': [[256, 64], [8], [4, 4], [100, 100]],
+    })) {
+      for (const clipNorm of [0.5, 1e4]) {
+        it(`MLAAdam: ${name}, clipped to ${clipNorm}`, async () => {
+          const rates = { beta1: 0.9, beta2: 0.95, smallest: 1e-8, rate: 0.01, clipNorm };
+          const size = shapes.reduce((all, shape) => all + tf.util.sizeFromShape(shape), 0);
+          const values = shapes.map((shape, i) => normal(shape, i + 10));
+          const gradients = shapes.map((shape, i) => normal(shape, i + 20));
+          const [firstMoment, secondMoment] = [normal([size], 1), tf.abs(normal([size], 2))] as tf.Tensor1D[];
+          const state = { values, firstMoment, secondMoment };
+          const flat = async (tensors: tf.Tensor[]): Promise<number[]> =>
+            (await Promise.all(tensors.map(async (each) => [...(await each.data())]))).flat();
+          const [x, dX, m, v] = await Promise.all(
+            [values, gradients, [firstMoment], [secondMoment]].map(flat),
           );
-          const scaled = dX.map((g) => g * Math.min(1, 0.5 / norm));
+          const norm = Math.sqrt(dX.reduce((sum, g) => sum + g * g, 0));
+          const scaled = dX.map((g) => g * Math.min(1, clipNorm / norm));
           const first = m.map((old, i) => 0.9 * old + 0.1 * scaled[i]);
           const second = v.map((old, i) => 0.95 * old + 0.05 * scaled[i] ** 2);
           const value = x.map((old, i) => old - (0.01 * first[i]) / (Math.sqrt(second[i]) + 1e-8));
+          const inShapes = (all: number[]): Rows[] => {
+            const rest = [...all];
+            return shapes.map((shape) => ({ shape, values: rest.splice(0, tf.util.sizeFromShape(shape)) }));
+          };
+          const listed = ({ values: each, ...rest }: ReturnType<typeof adamUpdate>): tf.Tensor[] => [
+            ...each,
+            rest.firstMoment,
+            rest.secondMoment,
+            rest.norm,
+          ];
           await check(
-            () => runRowKernel(names.MLAAdam, { ...state, gradient, norm: ofAll }, rates),
+            () => listed(runAdamKernel(state, gradients, rates)),
             forwardBounds,
-            composed,
-            [value, first, second].map((values) => ({ shape: [size], values })),
+            withoutKernel(names.MLAAdam, () => listed(adamUpdate(state, gradients, rates))),
+            [
+              ...inShapes(value),
+              { shape: [size], values: first },
+              { shape: [size], values: second },
+              { shape: [], values: [norm] },
+            ],
           );
-          tf.dispose([...Object.values(state), gradient, ofAll]);
+          tf.dispose([...values, ...gradients, firstMoment, secondMoment]);
         });
       }
     }

@@ -15,6 +15,7 @@ typedef enum {
   MLA_CROSS_ENTROPY,
   MLA_CROSS_ENTROPY_BACKWARD,
   MLA_EMBEDDING_BACKWARD,
+  MLA_ADAM_NORM,
   MLA_ADAM
 } MlaRowKernel;
 
@@ -70,14 +71,27 @@ typedef struct {
   float *d_table;      /* [table_rows, columns] */
 } MlaEmbedding;
 
-/* Adam (arXiv:1412.6980, algorithm 1): one update of `count` numbers and their moments, with gradients scaled down to the
-   global norm `clip_norm` if theirs is greater. The corrections of both moments are in `rate` and `smallest`. */
+/* A part of one of the tensors that Adam updates. */
 typedef struct {
-  int64_t count;
+  const float *value, *gradient;
+  float *new_value;
+  int64_t first; /* where its moments begin */
+  int count;     /* MLA_ADAM_PIECE at most */
+} MlaAdamPiece;
+
+enum { MLA_ADAM_PIECE = 8192 };
+
+/* Adam (arXiv:1412.6980, algorithm 1): one update of any number of tensors, whose moments stand in one tensor each, with
+   gradients scaled down to the global norm `clip_norm` if theirs is greater. The corrections of both moments are in `rate` and
+   `smallest`. MLA_ADAM_NORM is its first part, the norm. */
+typedef struct {
+  int pieces;
+  const MlaAdamPiece *of; /* in the memory of who computes */
   float keep1, add1, keep2, add2, smallest, rate, clip_norm;
-  const float *value, *gradient, *first_moment, *second_moment;
-  const float *norm; /* [1], of all gradients */
-  float *new_value, *new_first_moment, *new_second_moment;
+  const float *first_moment, *second_moment;
+  float *new_first_moment, *new_second_moment;
+  float *norm;    /* [1], of the gradients as they are */
+  float *squares; /* [pieces]: sums of squares, which are added in order afterwards */
 } MlaAdam;
 
 typedef struct {

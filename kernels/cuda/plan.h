@@ -56,8 +56,17 @@ typedef struct {
 
 enum { MLA_MOST_LAUNCHES = 12 };
 
+/* What the launches read and only the host knows: copied into the workspace before them. Up to 64 KB the driver keeps a copy on
+   its way, and no one waits. */
+typedef struct {
+  const void *from;
+  void *to;
+  size_t bytes; /* 0: there is none */
+} MlaTable;
+
 /* Launched in order, in one stream. */
 typedef struct {
+  MlaTable table;
   int count;
   MlaLaunch launches[MLA_MOST_LAUNCHES];
   size_t workspace_bytes;

@@ -101,6 +101,12 @@ static TF_Tensor *allocate_workspace(TF_OpKernelContext *context, size_t bytes, 
   return tf.TF_AllocateTemp(context, TF_UINT8, (int64_t[]){(int64_t)bytes}, 1, &attributes, status);
 }
 
+int gpu_plan_rows(const MlaDevice *device, const void *call, void *workspace, MlaPlan *plan) {
+  (void)device;
+  mla_plan_rows(call, workspace, plan);
+  return 1;
+}
+
 void gpu_run(TF_OpKernelContext *context, Planner *planner, const void *call, TF_Status *status) {
   MlaDevice device;
   MlaPlan plan;

@@ -12,6 +12,9 @@ const char *gpu_open(void);
 /* Plans a call as mla_plan does. */
 typedef int Planner(const MlaDevice *device, const void *call, void *workspace, MlaPlan *plan);
 
+/* Of a MlaRowCall. */
+Planner gpu_plan_rows;
+
 /* Runs a call on the device that TensorFlow makes it for. What goes wrong is in `status`. */
 void gpu_run(TF_OpKernelContext *context, Planner *planner, const void *call, TF_Status *status);
 

@@ -230,5 +230,6 @@ const char *register_ops(void) {
   if (are_registered()) return NULL;
   const char *message = register_cache_append();
   for (int i = 0; i < OP_COUNT && !message; i++) message = register_op(i);
-  return message ? message : register_row_ops();
+  if (!message) message = register_row_ops();
+  return message ? message : register_adam();
 }

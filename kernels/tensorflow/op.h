@@ -46,8 +46,9 @@ const char *register_kernels(const char *op, Create *create, Compute *on_cpu, Co
 /* Shapes of the outputs: unknown, or those of these inputs. */
 ShapeFunction shape_unknown, shape_like_first, shape_like_second_and_third;
 
-/* row_ops.c: all of them. */
+/* row_ops.c: all of them; adam.c: MLAAdam. */
 const char *register_row_ops(void);
+const char *register_adam(void);
 
 /* cache_append.c: MLACacheAppend, which has no attributes but its type. */
 void append_on_cpu(void *nothing, TF_OpKernelContext *context);

@@ -1,5 +1,5 @@
-/* The row ops: RMSNorm, rotary embedding, SwiGLU and cross-entropy with their gradients, an embedding's gradient, Adam: each
-   one op where TensorFlow's own would be a dozen. Inputs and outputs are those of src/core/rowKernels.ts. */
+/* The row ops: RMSNorm, rotary embedding, SwiGLU and cross-entropy with their gradients, an embedding's gradient: each one
+   op where TensorFlow's own would be a dozen. Inputs and outputs are those of src/core/rowKernels.ts. */
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -8,7 +8,7 @@
 #include "gpu.h"
 #include "op.h"
 
-enum { ROW_INPUTS = 6, ROW_OUTPUTS = 3, ROW_ATTRIBUTES = 2, ROW_OP_COUNT = 10 };
+enum { ROW_INPUTS = 4, ROW_OUTPUTS = 2, ROW_ATTRIBUTES = 2, ROW_OP_COUNT = 9 };
 
 typedef struct {
   const char *name, *inputs[ROW_INPUTS + 1], *outputs[ROW_OUTPUTS + 1], *attributes[ROW_ATTRIBUTES + 1];
@@ -27,10 +27,6 @@ static const RowOp row_ops[ROW_OP_COUNT] = {
     [MLA_CROSS_ENTROPY] = {"MLACrossEntropy", {"logits", "labels"}, {"loss"}, {0}},
     [MLA_CROSS_ENTROPY_BACKWARD] = {"MLACrossEntropyBackward", {"d_loss", "logits", "labels"}, {"d_logits"}, {0}},
     [MLA_EMBEDDING_BACKWARD] = {"MLAEmbeddingBackward", {"d_rows", "ids"}, {"d_table"}, {"table_rows: int >= 0"}},
-    [MLA_ADAM] = {"MLAAdam",
-                  {"value", "gradient", "first_moment", "second_moment", "norm", "numbers"},
-                  {"new_value", "new_first_moment", "new_second_moment"},
-                  {0}},
 };
 
 typedef struct {
@@ -200,26 +196,6 @@ static void embedding_backward(RowCall *call) {
   p->d_table = allocate(call, 0, (int64_t[]){table_rows, p->columns}, 2);
 }
 
-/* `numbers` are in the host's memory: they change from step to step. */
-static void adam(RowCall *call) {
-  enum { VALUE, GRADIENT, FIRST_MOMENT, SECOND_MOMENT, NORM, NUMBERS };
-  TF_Tensor **in = call->inputs;
-  MlaAdam *p = &call->row.adam;
-  p->count = elements(in[VALUE]);
-  for (int i = GRADIENT; i <= SECOND_MOMENT; i++)
-    if (elements(in[i]) != p->count) fail(call, "value, gradient and moments must be of one shape");
-  if (elements(in[NORM]) != 1 || elements(in[NUMBERS]) != 7) fail(call, "norm must be one number, numbers seven");
-  if (is_failed(call)) return;
-  const float *numbers = data(in[NUMBERS]);
-  p->keep1 = numbers[0], p->add1 = numbers[1], p->keep2 = numbers[2], p->add2 = numbers[3];
-  p->smallest = numbers[4], p->rate = numbers[5], p->clip_norm = numbers[6];
-  p->value = data(in[VALUE]), p->gradient = data(in[GRADIENT]), p->norm = data(in[NORM]);
-  p->first_moment = data(in[FIRST_MOMENT]), p->second_moment = data(in[SECOND_MOMENT]);
-  p->new_value = allocate_like(call, 0, VALUE);
-  p->new_first_moment = allocate_like(call, 1, FIRST_MOMENT);
-  p->new_second_moment = allocate_like(call, 2, SECOND_MOMENT);
-}
-
 /* Reads the call and allocates its outputs. */
 static void describe(RowCall *call) {
   call->row.kernel = call->attributes->kernel;
@@ -233,7 +209,7 @@ static void describe(RowCall *call) {
     case MLA_CROSS_ENTROPY: cross_entropy(call, 0); break;
     case MLA_CROSS_ENTROPY_BACKWARD: cross_entropy(call, 1); break;
     case MLA_EMBEDDING_BACKWARD: embedding_backward(call); break;
-    case MLA_ADAM: adam(call); break;
+    default: break; /* Adam is no row op */
   }
 }
 
@@ -244,13 +220,7 @@ static void run_on_cpu(RowCall *call) {
     tf.TF_SetStatus(call->status, TF_RESOURCE_EXHAUSTED, "tfjs-mla: no memory to compute in");
 }
 
-static int plan(const MlaDevice *device, const void *call, void *workspace, MlaPlan *plan) {
-  (void)device;
-  mla_plan_rows(call, workspace, plan);
-  return 1;
-}
-
-static void run_on_gpu(RowCall *call) { gpu_run(call->context, plan, &call->row, call->status); }
+static void run_on_gpu(RowCall *call) { gpu_run(call->context, gpu_plan_rows, &call->row, call->status); }
 
 static int has_outputs(const RowCall *call) {
   int64_t count = 0;
@@ -317,7 +287,6 @@ CREATE(MLA_SWIGLU_BACKWARD)
 CREATE(MLA_CROSS_ENTROPY)
 CREATE(MLA_CROSS_ENTROPY_BACKWARD)
 CREATE(MLA_EMBEDDING_BACKWARD)
-CREATE(MLA_ADAM)
 
 static const struct {
   Create *create;
@@ -332,7 +301,6 @@ static const struct {
     [MLA_CROSS_ENTROPY] = {create_MLA_CROSS_ENTROPY, shape_unknown},
     [MLA_CROSS_ENTROPY_BACKWARD] = {create_MLA_CROSS_ENTROPY_BACKWARD, shape_unknown},
     [MLA_EMBEDDING_BACKWARD] = {create_MLA_EMBEDDING_BACKWARD, shape_unknown},
-    [MLA_ADAM] = {create_MLA_ADAM, shape_unknown},
 };
 
 const char *register_row_ops(void) {
@@ -353,7 +321,7 @@ const char *register_row_ops(void) {
     }
     for (int n = 0; op->attributes[n]; n++) tf.TF_OpDefinitionBuilderAddAttr(builder, op->attributes[n]);
     message = register_definition(builder, functions[i].shape);
-    if (!message) message = register_kernels(op->name, functions[i].create, rows_on_cpu, rows_on_gpu, i == MLA_ADAM ? "numbers" : NULL);
+    if (!message) message = register_kernels(op->name, functions[i].create, rows_on_cpu, rows_on_gpu, NULL);
   }
   return message;
 }

@@ -39,14 +39,15 @@ export const rowKernels: RowKernels<TensorflowBackend> = {
     const attributes = [{ name: 'table_rows', type: backend.binding.TF_ATTR_INT, value: tableRows }];
     return run(names.MLAEmbeddingBackward, attributes, [dRows, ids], 1, backend);
   },
-  [names.MLAAdam]: ({ value, gradient, firstMoment, secondMoment, norm }, rates, backend) => {
+  [names.MLAAdam]: (lists, rates, backend) => {
     const { beta1, beta2, smallest, rate, clipNorm } = rates;
     const values = new Float32Array([beta1, 1 - beta1, beta2, 1 - beta2, smallest, rate, clipNorm]);
     // no attributes, as they change from step to step; the op reads them on the host, so that no GPU waits for them
     const shape = [values.length];
     const numbers = { dataId: backend.write(values, shape, 'float32'), shape, dtype: 'float32' } as const;
-    const inputs = [value, gradient, firstMoment, secondMoment, norm, numbers];
-    const updated = run(names.MLAAdam, [], inputs, 3, backend);
+    const tensors = (lists.length - 2) / 2;
+    const attributes = [{ name: 'N', type: backend.binding.TF_ATTR_INT, value: tensors }];
+    const updated = run(names.MLAAdam, attributes, [...lists, numbers], tensors + 3, backend);
     backend.disposeData(numbers.dataId);
     return updated;
   },

@@ -1,6 +1,14 @@
 /** Kernels of the layers that a backend may have, each in place of many tfjs ops. Where there is none, a layer composes them. */
 import { engine, getBackend, getKernel, registerKernel } from '@tensorflow/tfjs-core';
-import type { KernelBackend, NamedAttrMap, Tensor, TensorInfo } from '@tensorflow/tfjs-core';
+import type {
+  KernelBackend,
+  NamedAttrMap,
+  NamedTensorMap,
+  Scalar,
+  Tensor,
+  Tensor1D,
+  TensorInfo,
+} from '@tensorflow/tfjs-core';
 
 /** The product of two matrices, either of them transposed. */
 export const MLAMatMul = 'MLAMatMul';
@@ -19,7 +27,7 @@ export const MLACrossEntropy = 'MLACrossEntropy';
 export const MLACrossEntropyBackward = 'MLACrossEntropyBackward';
 /** The gradient of a table [tableRows, d] of which rows were read by ids: dTable. */
 export const MLAEmbeddingBackward = 'MLAEmbeddingBackward';
-/** One update of Adam: the value and both moments. */
+/** One update of Adam: the new values, both moments, and the gradients' norm. See runAdamKernel. */
 export const MLAAdam = 'MLAAdam';
 
 interface Tables<T> {
@@ -40,6 +48,13 @@ export interface AdamRates {
   clipNorm: number;
 }
 
+/** What Adam changes: tensors, and the means of their gradients and of the squares of these, one tensor each for all of them. */
+export interface AdamState {
+  values: readonly Tensor[];
+  firstMoment: Tensor1D;
+  secondMoment: Tensor1D;
+}
+
 interface Signatures<T> {
   MLAMatMul: { inputs: { a: T; b: T }; attrs: { transposeA: boolean; transposeB: boolean } };
   MLANorm: { inputs: { x: T; gain: T }; attrs: { eps: number } };
@@ -58,23 +73,18 @@ interface Signatures<T> {
   MLACrossEntropyBackward: { inputs: { dLoss: T; logits: T; labels: T }; attrs: Record<string, never> };
   /** dRows [n, d], ids int32 [n] */
   MLAEmbeddingBackward: { inputs: { dRows: T; ids: T }; attrs: { tableRows: number } };
-  MLAAdam: {
-    /** norm: of all gradients, not of this one alone */
-    inputs: { value: T; gradient: T; firstMoment: T; secondMoment: T; norm: T };
-    attrs: AdamRates;
-  };
 }
 
 export type RowKernelName = keyof Signatures<unknown>;
 
-/** The row kernels of a backend. */
+/** The row kernels of a backend. The inputs of MLAAdam are a list: values, as many gradients, both moments. */
 export type RowKernels<Backend> = {
   [Name in RowKernelName]?: (
     inputs: Signatures<TensorInfo>[Name]['inputs'],
     attrs: Signatures<TensorInfo>[Name]['attrs'],
     backend: Backend,
   ) => TensorInfo | TensorInfo[];
-};
+} & { MLAAdam?: (inputs: TensorInfo[], rates: AdamRates, backend: Backend) => TensorInfo[] };
 
 /** Registers them; kernels that are there already stay. */
 export function registerRowKernels<Backend extends KernelBackend>(
@@ -94,7 +104,7 @@ export function registerRowKernels<Backend extends KernelBackend>(
 }
 
 /** Whether the current backend has a kernel. */
-export function hasRowKernel(name: RowKernelName): boolean {
+export function hasRowKernel(name: RowKernelName | typeof MLAAdam): boolean {
   return getKernel(name, getBackend()) !== undefined;
 }
 
@@ -110,4 +120,18 @@ export function runRowKernel<Name extends RowKernelName>(
     attrs as unknown as NamedAttrMap,
   );
   return [results].flat();
+}
+
+/** MLAAdam's. */
+export function runAdamKernel(
+  { values, firstMoment, secondMoment }: AdamState,
+  gradients: readonly Tensor[],
+  rates: AdamRates,
+): AdamState & { norm: Scalar } {
+  // a list, as tfjs's own kernels of lists take it
+  const inputs = [...values, ...gradients, firstMoment, secondMoment] as unknown as NamedTensorMap;
+  const attrs = rates as unknown as NamedAttrMap;
+  const results = engine().runKernel(MLAAdam, inputs, attrs) as unknown as Tensor[];
+  const [first, second, norm] = results.slice(values.length) as [Tensor1D, Tensor1D, Scalar];
+  return { values: results.slice(0, values.length), firstMoment: first, secondMoment: second, norm };
 }

@@ -119,7 +119,7 @@ Planner::Answer Planner::plan(const DeviceProblem::Call &call, void *workspace, 
   if (family.empty()) {
     is_served = mla_plan(&properties, call.kernel, &call.params, workspace, &plan);
   } else {
-    plan.count = 0, plan.workspace_bytes = 0;
+    plan.count = 0, plan.workspace_bytes = 0, plan.table.bytes = 0;
     is_served = families.at(family)(&properties, call.kernel, &call.params, workspace, &plan);
   }
   if (!is_served) return Answer::not_served;

@@ -29,16 +29,10 @@ extern "C" __global__ void cross_entropy_forward(const __grid_constant__ MlaCros
 }
 
 extern "C" __global__ void cross_entropy_mean(const __grid_constant__ MlaCrossEntropy p) {
-  __shared__ float sums[32];
-  const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
   float sum = 0;
   for (int64_t row = threadIdx.x; row < p.rows; row += blockDim.x) sum += p.row_losses[row];
-  sum = sum_of_warp(sum);
-  if (lane == 0) sums[warp] = sum;
-  __syncthreads();
-  if (warp) return;
-  sum = sum_of_warp(lane < blockDim.x / 32 ? sums[lane] : 0);
-  if (lane == 0) *p.loss = sum / p.rows;
+  sum = sum_of_block(sum);
+  if (threadIdx.x == 0) *p.loss = sum / p.rows;
 }
 
 extern "C" __global__ void cross_entropy_backward(const __grid_constant__ MlaCrossEntropy p) {

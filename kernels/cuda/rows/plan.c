@@ -63,15 +63,23 @@ static void plan_embedding(const MlaEmbedding *p, MlaPlan *plan) {
   each_row->embedding = *p;
 }
 
-static void plan_adam(const MlaAdam *p, MlaPlan *plan) {
-  int is_by_4 = p->count % 4 == 0;
-  const char *function = is_by_4 ? "adam_update_by_4" : "adam_update";
-  launch(plan, "rows/adam", function, blocks(p->count, is_by_4 ? 4 * THREADS : THREADS))->adam = *p;
+static void plan_adam(const MlaAdam *p, void *workspace, MlaPlan *plan) {
+  size_t bytes = sizeof *p->of * (size_t)p->pieces;
+  MlaAdam call = *p;
+  call.of = mla_take(plan, workspace, bytes);
+  call.squares = mla_take(plan, workspace, sizeof(float) * (size_t)p->pieces);
+  plan->table = (MlaTable){.from = p->of, .to = (void *)call.of, .bytes = bytes};
+  if (p->pieces) launch(plan, "rows/adam", "adam_squares", (unsigned)p->pieces)->adam = call;
+  MlaLaunch *norm = launch(plan, "rows/adam", "adam_norm", 1);
+  norm->threads = 1024;
+  norm->adam = call;
+  if (p->pieces) launch(plan, "rows/adam", "adam_update", (unsigned)p->pieces)->adam = call;
 }
 
 void mla_plan_rows(const MlaRowCall *call, void *workspace, MlaPlan *plan) {
   plan->count = 0;
   plan->workspace_bytes = 0;
+  plan->table.bytes = 0;
   switch (call->kernel) {
     case MLA_NORM:
     case MLA_NORM_BACKWARD: plan_norm(call->kernel, &call->norm, workspace, plan); break;
@@ -84,6 +92,7 @@ void mla_plan_rows(const MlaRowCall *call, void *workspace, MlaPlan *plan) {
       plan_cross_entropy(call->kernel, &call->cross_entropy, workspace, plan);
       break;
     case MLA_EMBEDDING_BACKWARD: plan_embedding(&call->embedding, plan); break;
-    case MLA_ADAM: plan_adam(&call->adam, plan); break;
+    case MLA_ADAM_NORM: break; /* is a part of */
+    case MLA_ADAM: plan_adam(&call->adam, workspace, plan); break;
   }
 }

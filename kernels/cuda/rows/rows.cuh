@@ -33,3 +33,13 @@ __device__ inline float sum_of_warp(float x) {
   for (int lanes = 16; lanes > 0; lanes /= 2) x += __shfl_xor_sync(~0u, x, lanes);
   return x;
 }
+
+/* In thread 0; once in a kernel. Blocks are of whole warps. */
+__device__ inline float sum_of_block(float x) {
+  __shared__ float sums[32];
+  const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
+  x = sum_of_warp(x);
+  if (lane == 0) sums[warp] = x;
+  __syncthreads();
+  return warp ? 0 : sum_of_warp(lane < blockDim.x / 32 ? sums[lane] : 0);
+}

@@ -165,19 +165,29 @@ static void embedding_slice(const MlaEmbedding *p, int unit) {
   }
 }
 
-/* ---- Adam */
+/* ---- Adam: a unit of work is a piece */
 
-static void adam_numbers(const MlaAdam *p, int unit) {
-  int64_t first = (int64_t)unit * NUMBERS, end = first + NUMBERS < p->count ? first + NUMBERS : p->count;
-  float factor = p->clip_norm / *p->norm;
-  if (factor > 1) factor = 1;
+static void adam_squares(const MlaAdam *p, int unit) {
+  const MlaAdamPiece *piece = &p->of[unit];
+  Floats sums = splat(0);
+  for (int i = 0; i < piece->count; i += LANES) {
+    Floats g = load_some(piece->gradient + i, piece->count - i);
+    sums += g * g;
+  }
+  p->squares[unit] = sum_of_lanes(sums);
+}
+
+static void adam_piece(const MlaAdam *p, int unit) {
+  const MlaAdamPiece *piece = &p->of[unit];
   const float keep1 = p->keep1, add1 = p->add1, keep2 = p->keep2, add2 = p->add2, rate = p->rate, smallest = p->smallest;
-  const float *value = p->value, *gradient = p->gradient, *first_moment = p->first_moment;
-  const float *second_moment = p->second_moment;
+  const float *value = piece->value, *gradient = piece->gradient;
+  const float *first_moment = p->first_moment + piece->first, *second_moment = p->second_moment + piece->first;
   /* with which the compiler makes vectors of all this */
-  float *restrict new_value = p->new_value, *restrict new_first = p->new_first_moment;
-  float *restrict new_second = p->new_second_moment;
-  for (int64_t i = first; i < end; i++) {
+  float *restrict new_value = piece->new_value, *restrict new_first = p->new_first_moment + piece->first;
+  float *restrict new_second = p->new_second_moment + piece->first;
+  float factor = p->clip_norm / *p->norm;
+  if (factor > 1) factor = 1; /* NaN stays */
+  for (int i = 0; i < piece->count; i++) {
     float g = gradient[i] * factor;
     float m = first_moment[i] * keep1 + g * add1, v = second_moment[i] * keep2 + g * g * add2;
     new_first[i] = m;
@@ -197,7 +207,8 @@ static int row_units(const MlaRowCall *call) {
     case MLA_CROSS_ENTROPY:
     case MLA_CROSS_ENTROPY_BACKWARD: return (int)((call->cross_entropy.rows + LOGIT_ROWS - 1) / LOGIT_ROWS);
     case MLA_EMBEDDING_BACKWARD: return (call->embedding.columns + SLICE - 1) / SLICE;
-    case MLA_ADAM: return (int)((call->adam.count + NUMBERS - 1) / NUMBERS);
+    case MLA_ADAM_NORM:
+    case MLA_ADAM: return call->adam.pieces;
   }
   return 0;
 }
@@ -213,6 +224,7 @@ static void run_row_unit(const MlaRowCall *call, int unit) {
     case MLA_CROSS_ENTROPY: cross_entropy_rows(&call->cross_entropy, unit, 0); break;
     case MLA_CROSS_ENTROPY_BACKWARD: cross_entropy_rows(&call->cross_entropy, unit, 1); break;
     case MLA_EMBEDDING_BACKWARD: embedding_slice(&call->embedding, unit); break;
-    case MLA_ADAM: adam_numbers(&call->adam, unit); break;
+    case MLA_ADAM_NORM: adam_squares(&call->adam, unit); break;
+    case MLA_ADAM: adam_piece(&call->adam, unit); break;
   }
 }

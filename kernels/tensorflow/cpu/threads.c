@@ -182,10 +182,22 @@ static void mean_of_losses(const MlaCrossEntropy *p) {
   *p->loss = (float)(sum / (double)p->rows);
 }
 
+static void norm_of_squares(const MlaAdam *p) {
+  double sum = 0;
+  for (int piece = 0; piece < p->pieces; piece++) sum += p->squares[piece];
+  *p->norm = (float)__builtin_sqrt(sum);
+}
+
+static int run_rows(const MlaRowCall *call) { return run_units(run_row_unit, call, kernels->row_units(call), 0); }
+
 /* Numbers that the units leave, to be added in order once all are there. */
 static int64_t numbers_left(const MlaRowCall *call) {
-  if (call->kernel == MLA_NORM_BACKWARD) return call->norm.parts * call->norm.columns;
-  return call->kernel == MLA_CROSS_ENTROPY ? call->cross_entropy.rows : 0;
+  switch (call->kernel) {
+    case MLA_NORM_BACKWARD: return call->norm.parts * call->norm.columns;
+    case MLA_CROSS_ENTROPY: return call->cross_entropy.rows;
+    case MLA_ADAM: return call->adam.pieces;
+    default: return 0;
+  }
 }
 
 int mla_cpu_run_rows(const MlaRowCall *of) {
@@ -193,11 +205,27 @@ int mla_cpu_run_rows(const MlaRowCall *of) {
   MlaRowCall call = *of;
   float *left = malloc(sizeof(float) * (size_t)numbers_left(of) + 1);
   if (!left) return 0;
-  if (call.kernel == MLA_NORM_BACKWARD) call.norm.gain_parts = left;
-  if (call.kernel == MLA_CROSS_ENTROPY) call.cross_entropy.row_losses = left;
-  run_units(run_row_unit, &call, kernels->row_units(&call), 0);
-  if (call.kernel == MLA_NORM_BACKWARD) sum_gain_parts(&call.norm);
-  if (call.kernel == MLA_CROSS_ENTROPY) mean_of_losses(&call.cross_entropy);
+  switch (call.kernel) {
+    case MLA_NORM_BACKWARD:
+      call.norm.gain_parts = left;
+      run_rows(&call);
+      sum_gain_parts(&call.norm);
+      break;
+    case MLA_CROSS_ENTROPY:
+      call.cross_entropy.row_losses = left;
+      run_rows(&call);
+      mean_of_losses(&call.cross_entropy);
+      break;
+    case MLA_ADAM:
+      call.adam.squares = left;
+      call.kernel = MLA_ADAM_NORM;
+      run_rows(&call);
+      norm_of_squares(&call.adam);
+      call.kernel = MLA_ADAM;
+      run_rows(&call);
+      break;
+    default: run_rows(&call);
+  }
   free(left);
   return 1;
 }
