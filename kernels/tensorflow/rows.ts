@@ -7,11 +7,11 @@ import type { Attribute, TensorflowBackend } from './index.js';
 export const rowKernels: RowKernels<TensorflowBackend> = {
   // tfjs-node takes TensorFlow's op for batches, whose launch takes longer
   [names.MLAMatMul]: ({ a, b }, { transposeA, transposeB }, backend) => {
-    const { TF_ATTR_TYPE, TF_ATTR_BOOL, TF_FLOAT } = backend.binding;
+    const type = backend.binding.TF_ATTR_BOOL;
+    // the others are false, and T is that of the inputs
     const attributes = [
-      { name: 'T', type: TF_ATTR_TYPE, value: TF_FLOAT },
-      { name: 'transpose_a', type: TF_ATTR_BOOL, value: transposeA },
-      { name: 'transpose_b', type: TF_ATTR_BOOL, value: transposeB },
+      ...(transposeA ? [{ name: 'transpose_a', type, value: true }] : []),
+      ...(transposeB ? [{ name: 'transpose_b', type, value: true }] : []),
     ];
     return run('MatMul', attributes, [a, b], 1, backend);
   },
