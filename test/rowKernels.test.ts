@@ -259,11 +259,7 @@ describe('row kernels', () => {
         // the last row of the table is read by none, and the first one often
         const read = Array.from({ length: n }, (_, i) => (i % 3 ? (i * 7) % (table - 1) : 0));
         const ids = tf.tensor1d(read, 'int32');
-        const composed = tf.matMul(
-          tf.cast(tf.oneHot(ids, table), 'float32') as tf.Tensor2D,
-          dRows as tf.Tensor2D,
-          true,
-        );
+        const composed = tf.matMul(tf.cast(tf.oneHot(ids, table), 'float32'), dRows, true);
         const dTable = Array.from({ length: table }, () => Array<number>(d).fill(0));
         for (const [i, row] of (await rowsOf(dRows)).entries()) {
           for (const [c, value] of row.entries()) dTable[read[i]][c] += value;

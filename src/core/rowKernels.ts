@@ -108,17 +108,13 @@ export function hasRowKernel(name: RowKernelName | typeof MLAAdam): boolean {
   return getKernel(name, getBackend()) !== undefined;
 }
 
-/** Its results. It has no gradient of its own: the layers' composed ops have. */
+/** Its results. No gradient is registered for it: layers run it inside withGradient. */
 export function runRowKernel<Name extends RowKernelName>(
   name: Name,
   inputs: Signatures<Tensor>[Name]['inputs'],
   attrs: Signatures<Tensor>[Name]['attrs'],
 ): Tensor[] {
-  const results = engine().runKernel<Tensor | Tensor[]>(
-    name,
-    { ...inputs },
-    attrs as unknown as NamedAttrMap,
-  );
+  const results = engine().runKernel<Tensor | Tensor[]>(name, { ...inputs }, attrs);
   return [results].flat();
 }
 

@@ -215,9 +215,9 @@ RowProblem make_adam(int rows, int columns, bool) {
     MlaAdamPiece whole = {part(value), part(gradient),
                           made.output("value", count, columns, [&](int i, int c) { return updated(first_row + i, c); }),
                           int64_t(first_row) * columns, count * columns};
-    for (int first = 0; first < whole.count; first += MLA_ADAM_PIECE)
-      made.pieces.push_back({whole.value + first, whole.gradient + first, whole.new_value + first, whole.first + first,
-                             std::min<int>(MLA_ADAM_PIECE, whole.count - first)});
+    for (int i = 0; i < whole.count; i += MLA_ADAM_PIECE)
+      made.pieces.push_back({whole.value + i, whole.gradient + i, whole.new_value + i, whole.first + i,
+                             std::min<int>(MLA_ADAM_PIECE, whole.count - i)});
   };
   add_tensor(0, rows);
   add_tensor(rows, 1);
