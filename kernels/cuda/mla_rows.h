@@ -79,7 +79,7 @@ typedef struct {
   int count;     /* MLA_ADAM_PIECE at most */
 } MlaAdamPiece;
 
-enum { MLA_ADAM_PIECE = 8192 };
+enum { MLA_ADAM_PIECE = 16384 };
 
 /* Adam (arXiv:1412.6980, algorithm 1): one update of any number of tensors, whose moments stand in one tensor each, with
    gradients scaled down to the global norm `clip_norm` if theirs is greater. The corrections of both moments are in `rate` and
