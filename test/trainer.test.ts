@@ -71,10 +71,8 @@ describe('trainer', () => {
       const files = await saveTraining(trainer);
       const { numTensors } = tf.memory();
       const restored = await loadTraining(filesIn(files), corpus);
-      // two moments for the rows of each shape
-      const shapes = new Set(restored.model.variables.map(({ shape }) => String(shape.slice(1)))).size;
       const { length } = restored.model.variables;
-      expectEqual(tf.memory().numTensors - numTensors, length + 2 * shapes, 'tensors');
+      expectEqual(tf.memory().numTensors - numTensors, length + 2, 'tensors');
       expectEqual([restored.step, restored.settings, restored.heldOut], [3, settings, trainer.heldOut]);
       expectEqual(await lossesOf(restored, 3), await lossesOf(trainer, 3), 'losses');
       expectEqual([...(await saveTraining(restored))], [...(await saveTraining(trainer))], 'files');
@@ -229,7 +227,8 @@ describe('trainer', () => {
         tf.dispose(gradients);
         optimizer.dispose();
         model.dispose();
-        return kernels.map(({ name }) => name).filter((name) => name !== 'Identity');
+        // these two compute nothing
+        return kernels.map(({ name }) => name).filter((name) => !['Identity', 'Reshape'].includes(name));
       };
       expectEqual(await kernelsOf(4), await kernelsOf(2));
     });

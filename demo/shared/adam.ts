@@ -1,23 +1,6 @@
-import {
-  add,
-  concat,
-  dispose,
-  div,
-  minimum,
-  mul,
-  split,
-  sqrt,
-  stack,
-  sub,
-  sum,
-  tensor1d,
-  tidy,
-  unstack,
-  util,
-  variable,
-  zeros,
-} from '@tensorflow/tfjs-core';
-import type { Scalar, Tensor, Variable } from '@tensorflow/tfjs-core';
+import { dispose, tidy, variable, zeros } from '@tensorflow/tfjs-core';
+import type { Rank, Scalar, Tensor, Tensor1D, Variable } from '@tensorflow/tfjs-core';
+import { adamUpdate, apart, joined } from '../../src/layers.js';
 
 export interface AdamOptions {
   beta1: number;
@@ -28,34 +11,25 @@ export interface AdamOptions {
 /** By the variable that they belong to. */
 export type Moments = Record<'first_moment' | 'second_moment', Map<Variable, Variable>>;
 
-/** Variables whose rows are alike, and their moments: one tensor each, all rows one after another. */
-interface Group {
-  variables: Variable[];
-  firstMoment: Variable;
-  secondMoment: Variable;
-}
-
 /**
  * Adam (Kingma and Ba, arXiv:1412.6980, algorithm 1), whose whole state can be saved: tf.train.adam also keeps the
  * powers of its betas as float32 products, which its getWeights leaves out, and so cannot resume exactly.
- *
- * Variables with rows of one shape are updated together: a dozen ops for each of them would take the host longer than the
- * numbers take a GPU.
  */
 export class Adam {
   /** Updates so far: with the moments, the whole state. */
   updates = 0;
-  private readonly groups: Group[];
+  /** Of all variables, one after another. */
+  private readonly firstMoment: Variable<Rank.R1>;
+  private readonly secondMoment: Variable<Rank.R1>;
 
   constructor(
     readonly variables: readonly Variable[],
     readonly options: AdamOptions,
   ) {
-    this.groups = alike(variables).map((group) => {
-      const rows = group.reduce((all, { shape }) => all + shape[0], 0);
-      const empty = (): Variable => tidy(() => variable(zeros([rows, ...group[0].shape.slice(1)]), false));
-      return { variables: group, firstMoment: empty(), secondMoment: empty() };
-    });
+    const size = variables.reduce((all, each) => all + each.size, 0);
+    const empty = (): Variable<Rank.R1> => tidy(() => variable(zeros<Rank.R1>([size]), false));
+    this.firstMoment = empty();
+    this.secondMoment = empty();
   }
 
   /**
@@ -70,76 +44,37 @@ export class Adam {
     const rootCorrection2 = Math.sqrt(1 - beta2 ** this.updates);
     const rate = (learningRate * rootCorrection2) / correction1;
     return tidy(() => {
-      // made as one tensor: a number in a tfjs op is a tensor of its own, and a GPU may have to wait for each
-      const numbers = [beta1, 1 - beta1, beta2, 1 - beta2, eps * rootCorrection2, rate, clipNorm, 1];
-      const [keep1, add1, keep2, add2, smallest, step, limit, one] = unstack(tensor1d(numbers));
-      const gradientOf = new Map(this.variables.map((each, i) => [each, gradients[i]]));
-      const joined = this.groups.map((group) =>
-        concat(group.variables.map((each) => gradientOf.get(each) as Tensor)),
-      );
-      const norm = sqrt(sum<Scalar>(stack(joined.map((gradient) => sum(mul(gradient, gradient))))));
-      const factor = minimum(one, div(limit, norm));
-      this.groups.forEach(({ variables, firstMoment, secondMoment }, i) => {
-        tidy(() => {
-          const gradient = mul(joined[i], factor);
-          const first = add(mul(firstMoment, keep1), mul(gradient, add1));
-          const second = add(mul(secondMoment, keep2), mul(mul(gradient, gradient), add2));
-          const change = div(mul(first, step), add(sqrt(second), smallest));
-          firstMoment.assign(first);
-          secondMoment.assign(second);
-          const updated = rowsOf(variables, sub(concat(variables), change));
-          variables.forEach((each, v) => each.assign(updated[v]));
-        });
-      });
-      return norm;
+      const { variables: values, firstMoment, secondMoment } = this;
+      const rates = { beta1, beta2, smallest: eps * rootCorrection2, rate, clipNorm };
+      const updated = adamUpdate({ values, firstMoment, secondMoment }, gradients, rates);
+      values.forEach((each, i) => each.assign(updated.values[i]));
+      firstMoment.assign(updated.firstMoment);
+      secondMoment.assign(updated.secondMoment);
+      return updated.norm;
     });
   }
 
   /** The moments of each variable, as variables of the caller's. */
   moments(): Moments {
-    const moments: Moments = { first_moment: new Map(), second_moment: new Map() };
-    tidy(() => {
-      for (const { variables, firstMoment, secondMoment } of this.groups) {
-        const [first, second] = [rowsOf(variables, firstMoment), rowsOf(variables, secondMoment)];
-        variables.forEach((each, i) => {
-          moments.first_moment.set(each, variable(first[i], false));
-          moments.second_moment.set(each, variable(second[i], false));
-        });
-      }
-    });
-    return moments;
+    const { variables } = this;
+    const ofEach = (moment: Tensor1D): Map<Variable, Variable> => {
+      const parts = tidy(() => apart(moment, variables).map((part) => variable(part, false)));
+      return new Map(variables.map((each, i) => [each, parts[i]]));
+    };
+    return { first_moment: ofEach(this.firstMoment), second_moment: ofEach(this.secondMoment) };
   }
 
   /** Takes the values of moments over, which stay the caller's. */
   setMoments({ first_moment: first, second_moment: second }: Moments): void {
+    const all = (moments: Map<Variable, Variable>): Tensor1D =>
+      joined(this.variables.map((each) => moments.get(each) as Variable));
     tidy(() => {
-      for (const { variables, firstMoment, secondMoment } of this.groups) {
-        firstMoment.assign(concat(variables.map((each) => first.get(each) as Variable)));
-        secondMoment.assign(concat(variables.map((each) => second.get(each) as Variable)));
-      }
+      this.firstMoment.assign(all(first));
+      this.secondMoment.assign(all(second));
     });
   }
 
   dispose(): void {
-    for (const { firstMoment, secondMoment } of this.groups) dispose([firstMoment, secondMoment]);
+    dispose([this.firstMoment, this.secondMoment]);
   }
-}
-
-/** Variables that differ in their first axis alone stand together. */
-function alike(variables: readonly Variable[]): Variable[][] {
-  const groups: Variable[][] = [];
-  for (const each of variables) {
-    const group = groups.find(([{ shape }]) => util.arraysEqual(shape.slice(1), each.shape.slice(1)));
-    if (group) group.push(each);
-    else groups.push([each]);
-  }
-  return groups;
-}
-
-/** The rows of each variable out of those of all. */
-function rowsOf(variables: readonly Variable[], all: Tensor): Tensor[] {
-  return split(
-    all,
-    variables.map(({ shape }) => shape[0]),
-  );
 }

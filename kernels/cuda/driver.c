@@ -57,6 +57,7 @@ enum { NO_INTERLEAVE, ZERO_FILL = 0, L2_PROMOTION_128_BYTES = 2 };
   F(cuStreamCreate, (MlaStream *, unsigned))                                                                           \
   F(cuStreamGetCtx, (MlaStream, CuContext *))                                                                          \
   F(cuMemcpyDtoDAsync_v2, (uintptr_t, uintptr_t, size_t, MlaStream))                                                   \
+  F(cuMemcpyHtoDAsync_v2, (uintptr_t, const void *, size_t, MlaStream))                                                \
   F(cuLaunchHostFunc, (MlaStream, void (*)(void *), void *))                                                           \
   F(cuModuleLoadData, (CuModule *, const void *))                                                                      \
   F(cuModuleGetFunction, (CuFunction *, CuModule, const char *))                                                       \
@@ -278,6 +279,11 @@ static const char *run_launch(const MlaLaunch *launch, MlaStream stream) {
 
 const char *mla_cuda_run(const MlaPlan *plan, MlaStream stream) {
   const char *error = mla_cuda_open();
+  const MlaTable *table = &plan->table;
+  if (table->bytes && !error) {
+    CuResult result = cu.cuMemcpyHtoDAsync_v2((uintptr_t)table->to, table->from, table->bytes, stream);
+    error = failure(result, "cuMemcpyHtoDAsync", NULL);
+  }
   for (int i = 0; i < plan->count && !error; i++) error = run_launch(&plan->launches[i], stream);
   return error;
 }

@@ -22,6 +22,7 @@ int mla_plan(const MlaDevice *device, MlaKernel kernel, const MlaParams *params,
   for (size_t i = 0; i < sizeof families / sizeof *families; i++) {
     plan->count = 0;
     plan->workspace_bytes = 0;
+    plan->table.bytes = 0;
     if (families[i](device, kernel, params, workspace, plan)) return 1;
   }
   return 0;

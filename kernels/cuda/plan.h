@@ -5,6 +5,7 @@
 
 #include <stddef.h>
 #include "mla_params.h"
+#include "mla_rows.h"
 
 typedef struct {
   int capability; /* 80 for sm_80, 90 for sm_90 */
@@ -39,7 +40,15 @@ typedef struct {
   const char *function; /* the name of an extern "C" __global__ function in it */
   unsigned grid[3], threads, shared_bytes; /* shared_bytes: dynamic shared memory */
   int is_early; /* may begin while the launch before it runs: the kernel itself waits where it needs what that writes */
-  MlaArguments arguments;
+  union { /* the first parameter: the arguments, or a row kernel's own */
+    MlaArguments arguments;
+    MlaNorm norm;
+    MlaRotary rotary;
+    MlaSwiglu swiglu;
+    MlaCrossEntropy cross_entropy;
+    MlaEmbedding embedding;
+    MlaAdam adam;
+  };
   /* the kernel's parameters after the arguments: const __grid_constant__ CUtensorMap, in this order */
   int map_count;
   MlaMap maps[MLA_MOST_MAPS];
@@ -47,8 +56,17 @@ typedef struct {
 
 enum { MLA_MOST_LAUNCHES = 12 };
 
+/* What the launches read and only the host knows: copied into the workspace before them. Up to 64 KB the driver keeps a copy on
+   its way, and no one waits. */
+typedef struct {
+  const void *from;
+  void *to;
+  size_t bytes; /* 0: there is none */
+} MlaTable;
+
 /* Launched in order, in one stream. */
 typedef struct {
+  MlaTable table;
   int count;
   MlaLaunch launches[MLA_MOST_LAUNCHES];
   size_t workspace_bytes;
@@ -57,6 +75,9 @@ typedef struct {
 /* Plans a call. `workspace` is device memory of plan->workspace_bytes, 256-byte aligned; where the bytes are not known
    yet, plan first with NULL. Returns 0 if no kernel serves the call. */
 int mla_plan(const MlaDevice *device, MlaKernel kernel, const MlaParams *params, void *workspace, MlaPlan *plan);
+
+/* The same for a row kernel. All of them serve every call that has rows. */
+void mla_plan_rows(const MlaRowCall *call, void *workspace, MlaPlan *plan);
 
 /* For the families' own files: the next `bytes` of the workspace, aligned to 256. */
 void *mla_take(MlaPlan *plan, void *workspace, size_t bytes);

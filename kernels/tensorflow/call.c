@@ -352,12 +352,17 @@ static void run_on_cpu(Call *call) {
     tf.TF_SetStatus(call->status, TF_RESOURCE_EXHAUSTED, "tfjs-mla: no memory to compute in");
 }
 
+static int plan(const MlaDevice *device, const void *of, void *workspace, MlaPlan *plan) {
+  const Call *call = of;
+  return mla_plan(device, call->attributes->op->kernel, &call->params, workspace, plan);
+}
+
 /* The memory of a tensor without elements is the host's. */
 static void run_on_gpu(Call *call) {
   int64_t elements = 0;
   for (int i = 0; i < MOST_OUTPUTS; i++)
     if (call->outputs[i]) elements += tf.TF_TensorElementCount(call->outputs[i]);
-  if (elements > 0) gpu_run(call->context, call->attributes->op->kernel, &call->params, call->status);
+  if (elements > 0) gpu_run(call->context, plan, call, call->status);
 }
 
 static void compute(const Attributes *attributes, TF_OpKernelContext *context, Run *run) {

@@ -101,16 +101,22 @@ static TF_Tensor *allocate_workspace(TF_OpKernelContext *context, size_t bytes, 
   return tf.TF_AllocateTemp(context, TF_UINT8, (int64_t[]){(int64_t)bytes}, 1, &attributes, status);
 }
 
-void gpu_run(TF_OpKernelContext *context, MlaKernel kernel, const MlaParams *params, TF_Status *status) {
+int gpu_plan_rows(const MlaDevice *device, const void *call, void *workspace, MlaPlan *plan) {
+  (void)device;
+  mla_plan_rows(call, workspace, plan);
+  return 1;
+}
+
+void gpu_run(TF_OpKernelContext *context, Planner *planner, const void *call, TF_Status *status) {
   MlaDevice device;
   MlaPlan plan;
   if (!expect_device(&device, status)) return;
-  if (!mla_plan(&device, kernel, params, NULL, &plan)) {
+  if (!planner(&device, call, NULL, &plan)) {
     set_failure(status, TF_UNIMPLEMENTED, "no kernel serves this call on a GPU");
     return;
   }
   TF_Tensor *workspace = allocate_workspace(context, plan.workspace_bytes, status);
-  if (workspace) mla_plan(&device, kernel, params, tf.TF_TensorData(workspace), &plan);
+  if (workspace) planner(&device, call, tf.TF_TensorData(workspace), &plan);
   if (!tf.TF_GetCode(status)) {
     MlaStream stream;
     const char *error = gpu_begin(context, &stream);

@@ -9,8 +9,14 @@
 /* NULL, or in a sentence why there is nothing to register for GPUs. */
 const char *gpu_open(void);
 
-/* Runs a kernel on the device that TensorFlow calls it for. What goes wrong is in `status`. */
-void gpu_run(TF_OpKernelContext *context, MlaKernel kernel, const MlaParams *params, TF_Status *status);
+/* Plans a call as mla_plan does. */
+typedef int Planner(const MlaDevice *device, const void *call, void *workspace, MlaPlan *plan);
+
+/* Of a MlaRowCall. */
+Planner gpu_plan_rows;
+
+/* Runs a call on the device that TensorFlow makes it for. What goes wrong is in `status`. */
+void gpu_run(TF_OpKernelContext *context, Planner *planner, const void *call, TF_Status *status);
 
 /* The stream of a call. What is put into it stands between gpu_begin and gpu_end, which return NULL or what went wrong. */
 const char *gpu_begin(TF_OpKernelContext *context, MlaStream *stream);

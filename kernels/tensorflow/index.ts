@@ -5,25 +5,34 @@ import * as names from '../../src/core/names.js';
 import type { KernelName } from '../../src/core/names.js';
 import type { MlaProblem } from '../../src/core/problem.js';
 import { registerKernels } from '../../src/core/register.js';
+import { registerRowKernels } from '../../src/core/rowKernels.js';
 import type { Kernels, Plan } from '../../src/core/register.js';
 import type { AttentionInputs, BackwardInputs, DecodeInputs } from '../../src/core/kernelInputs.js';
 import { planOnGpu, precisionOnGpu, requireCuda } from './gpu.js';
 import { forgetHostCopies } from './hostCopies.js';
 import { registerOps } from './native.js';
+import { rowKernels } from './rows.js';
 import type { NativeReport } from './native.js';
 
 const backendName = 'tensorflow';
+
+/** Of an op, as the binding wants it; `type` is one of its own numbers. */
+export interface Attribute {
+  name: string;
+  type: number;
+  value: number | string | boolean;
+}
 
 /** What we use of tfjs-node's backend, which its types do not show. */
 export interface TensorflowBackend extends KernelBackend {
   readonly isUsingGpuDevice: boolean;
   readonly binding: Record<
-    'TF_ATTR_TYPE' | 'TF_ATTR_STRING' | 'TF_ATTR_FLOAT' | 'TF_ATTR_INT' | 'TF_FLOAT',
+    'TF_ATTR_TYPE' | 'TF_ATTR_STRING' | 'TF_ATTR_FLOAT' | 'TF_ATTR_INT' | 'TF_ATTR_BOOL' | 'TF_FLOAT',
     number
   > & { readonly TF_Version: string };
   executeMultipleOutputs(
     op: string,
-    attributes: { name: string; type: number; value: number | string }[],
+    attributes: Attribute[],
     inputs: TensorInfo[],
     outputs: number,
   ): Tensor[];
@@ -87,6 +96,7 @@ export function registerTensorflowKernels(noGpu?: string): void {
     }),
     compile: () => Promise.resolve(),
   });
+  registerRowKernels(backendName, rowKernels);
 }
 
 function attentionInputs({ q, k, v, kRope, qLengths, kvLengths }: AttentionInputs): TensorInfo[] {
@@ -129,7 +139,10 @@ function run(
 ): Tensor[] {
   const { layout, softmaxScale, causal, window } = problem;
   const { TF_ATTR_STRING, TF_ATTR_FLOAT, TF_ATTR_INT } = backend.binding;
-  const attributes = [typeAttribute(backend), { name: 'layout', type: TF_ATTR_STRING, value: layout }];
+  const attributes: Attribute[] = [
+    typeAttribute(backend),
+    { name: 'layout', type: TF_ATTR_STRING, value: layout },
+  ];
   if (op !== names.MLADelta) {
     attributes.push(
       { name: 'softmax_scale', type: TF_ATTR_FLOAT, value: softmaxScale },
@@ -147,11 +160,7 @@ function run(
   return backend.executeMultipleOutputs(op, attributes, given, outputs);
 }
 
-function typeAttribute({ binding }: TensorflowBackend): {
-  name: string;
-  type: number;
-  value: number | string;
-} {
+function typeAttribute({ binding }: TensorflowBackend): Attribute {
   return { name: 'T', type: binding.TF_ATTR_TYPE, value: binding.TF_FLOAT };
 }
 

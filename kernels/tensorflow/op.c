@@ -116,29 +116,25 @@ static void shape_attention(TF_ShapeInferenceContext *context, TF_Status *status
   tf.TF_DeleteShapeHandle(out);
 }
 
-static void shape_unknown(TF_ShapeInferenceContext *context, TF_Status *status) {
+void shape_unknown(TF_ShapeInferenceContext *context, TF_Status *status) {
   tf.TF_ShapeInferenceContextSetUnknownShape(context, status);
 }
 
 /* SHAPES(name, the inputs that the outputs are like) */
 #define SHAPES(name, ...)                                                                \
-  static void name(TF_ShapeInferenceContext *context, TF_Status *status) {               \
+  void name(TF_ShapeInferenceContext *context, TF_Status *status) {                      \
     static const int inputs[] = {__VA_ARGS__};                                           \
     tf.TF_ShapeInferenceContextSetUnknownShape(context, status);                         \
     for (int i = 0; i < (int)(sizeof inputs / sizeof *inputs); i++) set_output_like(context, i, inputs[i]); \
   }
-SHAPES(shape_decode, 0)
-SHAPES(shape_attention_dq, 0)
-SHAPES(shape_attention_dkv, 1, 2, 3)
-SHAPES(shape_attention_backward, 0, 1, 2, 3)
-SHAPES(shape_decode_dq, 0, 1)
-SHAPES(shape_decode_dkv, 2, 3)
+SHAPES(shape_like_first, 0)
+SHAPES(shape_like_second_and_third, 1, 2)
+static SHAPES(shape_attention_dkv, 1, 2, 3)
+static SHAPES(shape_attention_backward, 0, 1, 2, 3)
+static SHAPES(shape_decode_dq, 0, 1)
+static SHAPES(shape_decode_dkv, 2, 3)
 
 /* ---- registration */
-
-typedef void *Create(TF_OpKernelConstruction *);
-typedef void ShapeFunction(TF_ShapeInferenceContext *, TF_Status *);
-typedef void Compute(void *, TF_OpKernelContext *);
 
 static const struct {
   Create *create;
@@ -146,10 +142,10 @@ static const struct {
 } functions[OP_COUNT] = {
     {create_ATTENTION, shape_attention},
     {create_DELTA, shape_unknown},
-    {create_ATTENTION_DQ, shape_attention_dq},
+    {create_ATTENTION_DQ, shape_like_first},
     {create_ATTENTION_DKV, shape_attention_dkv},
     {create_ATTENTION_BACKWARD, shape_attention_backward},
-    {create_DECODE, shape_decode},
+    {create_DECODE, shape_like_first},
     {create_DECODE_DQ, shape_decode_dq},
     {create_DECODE_DKV, shape_decode_dkv},
 };
@@ -173,8 +169,15 @@ static const char *register_kernel(const char *device, const char *op, Create *c
   return keep_failure(status);
 }
 
-static const char *register_kernels(const char *op, Create *create, Compute *on_cpu, Compute *on_gpu,
-                                    const char *host_input) {
+const char *register_definition(TF_OpDefinitionBuilder *builder, ShapeFunction *shape) {
+  tf.TF_OpDefinitionBuilderSetShapeInferenceFunction(builder, shape);
+  TF_Status *status = tf.TF_NewStatus();
+  tf.TF_RegisterOpDefinition(builder, status);
+  return keep_failure(status);
+}
+
+const char *register_kernels(const char *op, Create *create, Compute *on_cpu, Compute *on_gpu,
+                             const char *host_input) {
   const char *message = register_kernel("CPU", op, create, on_cpu, NULL);
   return message || gpu_open() ? message : register_kernel("GPU", op, create, on_gpu, host_input);
 }
@@ -194,10 +197,7 @@ static const char *register_op(int index) {
     tf.TF_OpDefinitionBuilderAddAttr(builder, "window_left: int = -1");
     tf.TF_OpDefinitionBuilderAddAttr(builder, "window_right: int = -1");
   }
-  tf.TF_OpDefinitionBuilderSetShapeInferenceFunction(builder, functions[index].shape);
-  TF_Status *status = tf.TF_NewStatus();
-  tf.TF_RegisterOpDefinition(builder, status);
-  const char *message = keep_failure(status);
+  const char *message = register_definition(builder, functions[index].shape);
   if (message) return message;
   return register_kernels(op->name, functions[index].create, compute_on_cpu, compute_on_gpu, NULL);
 }
@@ -208,10 +208,7 @@ static const char *register_cache_append(void) {
   for (size_t i = 0; i < sizeof inputs / sizeof *inputs; i++) tf.TF_OpDefinitionBuilderAddInput(builder, inputs[i]);
   tf.TF_OpDefinitionBuilderAddAttr(builder, "T: {float, half, bfloat16}");
   tf.TF_OpDefinitionBuilderSetIsStateful(builder, 1);
-  tf.TF_OpDefinitionBuilderSetShapeInferenceFunction(builder, shape_unknown);
-  TF_Status *status = tf.TF_NewStatus();
-  tf.TF_RegisterOpDefinition(builder, status);
-  const char *message = keep_failure(status);
+  const char *message = register_definition(builder, shape_unknown);
   if (message) return message;
   return register_kernels("MLACacheAppend", create_nothing, append_on_cpu, append_on_gpu, "lengths");
 }
@@ -233,5 +230,6 @@ const char *register_ops(void) {
   if (are_registered()) return NULL;
   const char *message = register_cache_append();
   for (int i = 0; i < OP_COUNT && !message; i++) message = register_op(i);
-  return message;
+  if (!message) message = register_row_ops();
+  return message ? message : register_adam();
 }

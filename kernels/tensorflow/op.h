@@ -35,6 +35,21 @@ typedef struct {
 void compute_on_cpu(void *attributes, TF_OpKernelContext *context);
 void compute_on_gpu(void *attributes, TF_OpKernelContext *context);
 
+/* op.c: what registers an op and its kernels, which return NULL, or in a sentence why not. `host_input`, if any, stays in the
+   host's memory where the op runs on a GPU. */
+typedef void *Create(TF_OpKernelConstruction *);
+typedef void ShapeFunction(TF_ShapeInferenceContext *, TF_Status *);
+typedef void Compute(void *, TF_OpKernelContext *);
+const char *register_definition(TF_OpDefinitionBuilder *builder, ShapeFunction *shape);
+const char *register_kernels(const char *op, Create *create, Compute *on_cpu, Compute *on_gpu, const char *host_input);
+
+/* Shapes of the outputs: unknown, or those of these inputs. */
+ShapeFunction shape_unknown, shape_like_first, shape_like_second_and_third;
+
+/* row_ops.c: all of them; adam.c: MLAAdam. */
+const char *register_row_ops(void);
+const char *register_adam(void);
+
 /* cache_append.c: MLACacheAppend, which has no attributes but its type. */
 void append_on_cpu(void *nothing, TF_OpKernelContext *context);
 void append_on_gpu(void *nothing, TF_OpKernelContext *context);

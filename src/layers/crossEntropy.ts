@@ -1,6 +1,7 @@
 import { exp, log, max, mean, mul, oneHot, reciprocal, reshape, sub, sum, tidy } from '@tensorflow/tfjs-core';
-import type { Rank, Scalar, Tensor, Tensor1D, Tensor2D } from '@tensorflow/tfjs-core';
+import type { Scalar, Tensor, Tensor1D, Tensor2D } from '@tensorflow/tfjs-core';
 import { fail, shapeText } from '../core/errors.js';
+import { MLACrossEntropy, MLACrossEntropyBackward, hasRowKernel, runRowKernel } from '../core/rowKernels.js';
 import { withGradient } from '../core/tensors.js';
 import { asColumns, asMatrix, scaleRows } from './rowwise.js';
 
@@ -17,15 +18,31 @@ export function crossEntropy(logits: Tensor, labels: Tensor): Scalar {
     );
   }
   return tidy(() => {
-    const flat = reshape<Rank.R1>(labels, [labels.size]);
-    return withGradient(
-      [asMatrix(logits)],
-      (rows) => ({ value: meanLoss(rows as Tensor2D, flat), saved: [rows, flat] }),
-      (dLoss, [rows, ids]) => [
-        mul(rowGradients(rows as Tensor2D, ids as Tensor1D), mul(dLoss, 1 / ids.size)),
-      ],
-    ) as Scalar;
+    const rows = asMatrix(logits);
+    if (rows.size > 0 && hasRowKernel(MLACrossEntropy)) return fusedCrossEntropy(rows, labels);
+    return composedCrossEntropy(rows, reshape(labels, [labels.size]));
   });
+}
+
+function fusedCrossEntropy(rows: Tensor2D, ids: Tensor): Scalar {
+  return withGradient(
+    [rows],
+    (logits) => ({
+      value: runRowKernel(MLACrossEntropy, { logits, labels: ids }, {})[0],
+      saved: [logits, ids],
+    }),
+    (dLoss, [logits, labels]) => runRowKernel(MLACrossEntropyBackward, { dLoss, logits, labels }, {}),
+  ) as Scalar;
+}
+
+function composedCrossEntropy(rows: Tensor2D, flat: Tensor1D): Scalar {
+  return withGradient(
+    [rows],
+    (logits) => ({ value: meanLoss(logits as Tensor2D, flat), saved: [logits, flat] }),
+    (dLoss, [logits, ids]) => [
+      mul(rowGradients(logits as Tensor2D, ids as Tensor1D), mul(dLoss, 1 / ids.size)),
+    ],
+  ) as Scalar;
 }
 
 function meanLoss(logits: Tensor2D, labels: Tensor1D): Tensor {

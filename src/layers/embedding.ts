@@ -2,6 +2,7 @@ import { cast, gather, oneHot, serialization, tidy } from '@tensorflow/tfjs-core
 import type { Tensor, Tensor1D, Tensor2D } from '@tensorflow/tfjs-core';
 import { layers } from '@tensorflow/tfjs-layers';
 import type { LayerVariable, Shape } from '@tensorflow/tfjs-layers';
+import { MLAEmbeddingBackward, hasRowKernel, runRowKernel } from '../core/rowKernels.js';
 import { withGradient } from '../core/tensors.js';
 import { checkPositive, first, firstShape, normal } from './layerTypes.js';
 import type { LayerArgs } from './layerTypes.js';
@@ -13,7 +14,7 @@ import { asMatrix, inShape } from './rowwise.js';
  *
  * The gradient is a product with the one-hot ids: bit-equal from run to run on every backend. (tfjs's own gradient,
  * UnsortedSegmentSum, adds by atomics on webgpu, loops over the vocabulary on cpu and does not exist on wasm.) It
- * needs a matrix [ids, vocabulary] for the time of the backward pass. An id outside the table has no defined row.
+ * needs a matrix [ids, vocabulary] for the time of the backward pass, where there is no kernel that adds rows in order. An id outside the table has no defined row.
  */
 export function embed(table: Tensor2D, ids: Tensor): Tensor {
   return tidy(() => {
@@ -28,6 +29,10 @@ function lookUp(table: Tensor2D, ids: Tensor1D): Tensor {
     [table],
     (rows) => ({ value: gather(rows, ids), saved: [ids] }),
     (dRows, [flat]) => {
+      if (hasRowKernel(MLAEmbeddingBackward)) {
+        const inputs = { dRows: asMatrix(dRows), ids: flat };
+        return runRowKernel(MLAEmbeddingBackward, inputs, { tableRows: table.shape[0] });
+      }
       const chosen = cast(oneHot(flat, table.shape[0]), 'float32');
       return [product(chosen, asMatrix(dRows), 'a')];
     },

@@ -1,5 +1,6 @@
-import { add, backend, getBackend, matMul, tidy, transpose } from '@tensorflow/tfjs-core';
-import type { KernelBackend, Tensor, Tensor1D, Tensor2D } from '@tensorflow/tfjs-core';
+import { add, getBackend, matMul, tidy, transpose } from '@tensorflow/tfjs-core';
+import type { Tensor, Tensor1D, Tensor2D } from '@tensorflow/tfjs-core';
+import { MLAMatMul, hasRowKernel, runRowKernel } from '../core/rowKernels.js';
 import { withGradient } from '../core/tensors.js';
 import { asMatrix, inShape } from './rowwise.js';
 
@@ -20,29 +21,13 @@ export function linear(x: Tensor, weight: Tensor, shape: number[], bias?: Tensor
 /**
  * The product of two matrices, one of them transposed if it is named. tfjs's wasm backend multiplies transposed
  * operands in a plain loop, 10 to 60 times slower than XNNPACK multiplies plain ones: there they are turned first.
- * tfjs-node takes TensorFlow's op for batches, whose launch takes longer than that of MatMul.
  */
 export function product(a: Tensor, b: Tensor, transposed?: 'a' | 'b'): Tensor2D {
   const [isA, isB] = [transposed === 'a', transposed === 'b'];
-  if (getBackend() === 'tensorflow') return productInTensorflow(a, b, isA, isB);
+  if (hasRowKernel(MLAMatMul)) {
+    return runRowKernel(MLAMatMul, { a, b }, { transposeA: isA, transposeB: isB })[0] as Tensor2D;
+  }
   // few rows are not worth the turning of a whole weight
   if (getBackend() !== 'wasm' || a.shape[0] < 3) return matMul(a as Tensor2D, b as Tensor2D, isA, isB);
   return tidy(() => matMul<Tensor2D>(isA ? transpose(a) : a, isB ? transpose(b) : b));
-}
-
-/** What is used here of tfjs-node's backend. */
-interface TensorflowBackend extends KernelBackend {
-  readonly binding: Record<'TF_ATTR_TYPE' | 'TF_ATTR_BOOL' | 'TF_FLOAT', number>;
-  executeSingleOutput(op: string, attributes: object[], inputs: Tensor[]): Tensor;
-}
-
-function productInTensorflow(a: Tensor, b: Tensor, isA: boolean, isB: boolean): Tensor2D {
-  const tensorflow = backend() as TensorflowBackend;
-  const { TF_ATTR_TYPE, TF_ATTR_BOOL, TF_FLOAT } = tensorflow.binding;
-  const attributes = [
-    { name: 'T', type: TF_ATTR_TYPE, value: TF_FLOAT },
-    { name: 'transpose_a', type: TF_ATTR_BOOL, value: isA },
-    { name: 'transpose_b', type: TF_ATTR_BOOL, value: isB },
-  ];
-  return tensorflow.executeSingleOutput('MatMul', attributes, [a, b]) as Tensor2D;
 }

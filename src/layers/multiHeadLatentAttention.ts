@@ -16,7 +16,7 @@ import { linear } from './linear.js';
 import { rmsNorm } from './rmsNorm.js';
 import { RotaryEmbedding } from './rotaryEmbedding.js';
 import type { RopeTables } from './rotaryEmbedding.js';
-import { asMatrix, joinColumns } from './rowwise.js';
+import { asMatrix } from './rowwise.js';
 
 const fn = 'MultiHeadLatentAttention';
 
@@ -53,9 +53,10 @@ interface Tokens {
   rope: RopeTables;
 }
 
+/** Before the rotary columns are turned: [b·s, heads·d]. */
 interface Queries {
-  nope: Tensor4D;
-  rope: Tensor4D;
+  nope: Tensor2D;
+  rope: Tensor2D;
 }
 
 /**
@@ -152,12 +153,14 @@ export class MultiHeadLatentAttention extends layers.Layer {
    */
   step<T extends Tensor>(x: T, cache: LatentCache, rope?: RopeTables): T {
     return tidy(() => {
+      const { numHeads: h, qkNopeHeadDim } = this.config;
       const tokens = this.tokens(x, rope, cache.lengths);
       const queries = this.queries(tokens);
+      const nope: Tensor4D = reshape(queries.nope, [tokens.b, tokens.s, h, qkNopeHeadDim]);
       this.append(cache, tokens, this.latents(tokens));
       const out = mlaDecode(
-        this.perHead(queries.nope, 'kv_b_proj_key', false),
-        queries.rope,
+        this.perHead(nope, 'kv_b_proj_key', false),
+        this.rope.turnRows(queries.rope, tokens.rope, h) as Tensor4D,
         cache.cKv,
         cache.kRope,
         { softmaxScale: this.softmaxScale, kvLengths: cache.lengths },
@@ -213,10 +216,10 @@ export class MultiHeadLatentAttention extends layers.Layer {
     lengths: Tensor1D | readonly number[] | undefined,
     shape: number[],
   ): Tensor {
-    const { b, s } = tokens;
+    const { b, s, rope } = tokens;
     const { numHeads: h, qkNopeHeadDim, vHeadDim: dv } = this.config;
     const queries = this.queries(tokens);
-    const q = joinColumns(queries.nope, queries.rope) as Tensor4D;
+    const q = this.rope.turnRows(queries.rope, rope, h, queries.nope) as Tensor4D;
     const k = linear(cKv, this.weight('kv_b_proj_key'), [b, s, h, qkNopeHeadDim]) as Tensor4D;
     const v = linear(cKv, this.weight('kv_b_proj_value'), [b, s, h, dv]) as Tensor4D;
     const out = this.fullForm(q, k, v, {
@@ -232,18 +235,16 @@ export class MultiHeadLatentAttention extends layers.Layer {
   /** Eq. 9, 14 and 15: the latent, normalised, and the rotary key that all heads share. */
   private latents({ rows, b, s, rope }: Tokens): Latents {
     const { kvLoraRank: r, qkRopeHeadDim: rr, rmsNormEps } = this.config;
-    const project = (name: string, shape: number[]): Tensor =>
-      linear(rows, this.weight(name), shape, this.bias(name));
-    const cKv = project('kv_a_proj_latent', [b * s, r]) as Tensor2D;
-    const kRope = project('kv_a_proj_rope', [b, s, 1, rr]) as Tensor4D;
+    const project = (name: string, columns: number): Tensor2D =>
+      linear(rows, this.weight(name), [b * s, columns], this.bias(name)) as Tensor2D;
     return {
-      cKv: rmsNorm(cKv, this.gain('kv_a_layernorm'), rmsNormEps),
-      kRope: reshape(this.rope.rotate(kRope, rope), [b, s, rr]),
+      cKv: rmsNorm(project('kv_a_proj_latent', r), this.gain('kv_a_layernorm'), rmsNormEps),
+      kRope: this.rope.turnRows(project('kv_a_proj_rope', rr), rope, 0) as Tensor3D,
     };
   }
 
   /** Eq. 12 and 13 (through the queries' own latent, eq. 37-39, if there is one). */
-  private queries({ rows, b, s, rope }: Tokens): Queries {
+  private queries({ rows, b, s }: Tokens): Queries {
     const { numHeads: h, qkNopeHeadDim, qkRopeHeadDim, qLoraRank, rmsNormEps } = this.config;
     let source = rows;
     let name = 'q_proj';
@@ -252,10 +253,9 @@ export class MultiHeadLatentAttention extends layers.Layer {
       source = rmsNorm(latent as Tensor2D, this.gain('q_a_layernorm'), rmsNormEps);
       name = 'q_b_proj';
     }
-    const turning = linear(source, this.weight(`${name}_rope`), [b, s, h, qkRopeHeadDim]) as Tensor4D;
     return {
-      nope: linear(source, this.weight(`${name}_nope`), [b, s, h, qkNopeHeadDim]) as Tensor4D,
-      rope: this.rope.rotate(turning, rope),
+      nope: linear(source, this.weight(`${name}_nope`), [b * s, h * qkNopeHeadDim]) as Tensor2D,
+      rope: linear(source, this.weight(`${name}_rope`), [b * s, h * qkRopeHeadDim]) as Tensor2D,
     };
   }
 

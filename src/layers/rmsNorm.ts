@@ -2,6 +2,7 @@ import { add, mul, rsqrt, serialization, sub, sum, tidy } from '@tensorflow/tfjs
 import type { Scalar, Tensor, Tensor1D, Tensor2D } from '@tensorflow/tfjs-core';
 import { initializers, layers } from '@tensorflow/tfjs-layers';
 import type { LayerVariable, Shape } from '@tensorflow/tfjs-layers';
+import { MLANorm, MLANormBackward, hasRowKernel, runRowKernel } from '../core/rowKernels.js';
 import { constant, withGradient } from '../core/tensors.js';
 import { first, firstShape, lastAxis } from './layerTypes.js';
 import type { LayerArgs } from './layerTypes.js';
@@ -17,6 +18,18 @@ export function rmsNorm<T extends Tensor>(x: T, gain: Tensor1D, eps: number): T 
 }
 
 function rmsNormRows(rows: Tensor2D, gain: Tensor1D, eps: number): Tensor2D {
+  return hasRowKernel(MLANorm) ? fusedNorm(rows, gain, eps) : composedNorm(rows, gain, eps);
+}
+
+function fusedNorm(rows: Tensor2D, gain: Tensor1D, eps: number): Tensor2D {
+  return withGradient(
+    [rows, gain],
+    (x, g) => ({ value: runRowKernel(MLANorm, { x, gain: g }, { eps })[0], saved: [x, g] }),
+    (dY, [x, g]) => runRowKernel(MLANormBackward, { dY, x, gain: g }, { eps }),
+  ) as Tensor2D;
+}
+
+function composedNorm(rows: Tensor2D, gain: Tensor1D, eps: number): Tensor2D {
   // made here: inside, tfjs takes what stays for a leak
   const [smallest, share] = [constant(eps), constant(1 / rows.shape[1])];
   // One gradient in closed form: the composed one broadcasts and reduces five more times.

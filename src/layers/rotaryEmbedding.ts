@@ -1,9 +1,21 @@
-import { add, dispose, getBackend, keep, mul, sub, tensor2d, tensor4d, tidy } from '@tensorflow/tfjs-core';
+import {
+  add,
+  dispose,
+  getBackend,
+  keep,
+  mul,
+  reshape,
+  sub,
+  tensor2d,
+  tensor4d,
+  tidy,
+} from '@tensorflow/tfjs-core';
 import type { Tensor, Tensor2D, Tensor4D } from '@tensorflow/tfjs-core';
 import { fail, shapeText } from '../core/errors.js';
-import { withGradient } from '../core/tensors.js';
+import { MLARotary, MLARotaryBackward, hasRowKernel, runRowKernel } from '../core/rowKernels.js';
+import { absent, withGradient } from '../core/tensors.js';
 import { product } from './linear.js';
-import { asMatrix, inShape } from './rowwise.js';
+import { asMatrix, inShape, joinColumns } from './rowwise.js';
 
 /** YaRN, in the words of a config.json. Source: Peng et al., arXiv:2309.00071, section 3. */
 export interface RopeScaling {
@@ -103,12 +115,41 @@ export class RotaryEmbedding {
     );
   }
 
+  /**
+   * Rows [b·s, heads·dim] as a projection gives them, turned by their positions, in each head behind its columns of `nope`
+   * [b·s, heads·dn] if there are any: [b, s, heads, dn + dim], or [b, s, dim] where all heads share one (`heads` = 0).
+   */
+  turnRows(rope: Tensor2D, tables: RopeTables, heads: number, nope?: Tensor2D): Tensor {
+    if (hasRowKernel(MLARotary)) return this.fusedTurn(rope, tables, heads, nope ?? absent());
+    const [s, h] = [tables.cos.shape[1], Math.max(1, heads)];
+    const b = rope.shape[0] / s;
+    const turned = this.rotate(reshape(rope, [b, s, h, this.dim]), tables);
+    if (heads === 0) return reshape(turned, [b, s, this.dim]);
+    return nope ? joinColumns(reshape(nope, [b, s, h, nope.shape[1] / h]), turned) : turned;
+  }
+
   /** Frees the tables; they come back when they are needed. */
   dispose(): void {
     dispose(this.tables ? [this.tables.cos, this.tables.sin] : []);
     this.quarterTurn?.matrix.dispose();
     this.tables = undefined;
     this.quarterTurn = undefined;
+  }
+
+  private fusedTurn(rope: Tensor2D, { cos, sin }: RopeTables, heads: number, nope: Tensor): Tensor {
+    const pairs = this.ropeInterleave ? 'neighbours' : 'halves';
+    const hasNope = nope.size > 0;
+    return withGradient(
+      hasNope ? [rope, nope] : [rope],
+      (turning, still = nope) => {
+        const inputs = { nope: still, rope: turning, cos, sin };
+        return { value: runRowKernel(MLARotary, inputs, { pairs, heads })[0], saved: [cos, sin] };
+      },
+      (dJoined, [c, s]) => {
+        const [dNope, dRope] = runRowKernel(MLARotaryBackward, { dJoined, cos: c, sin: s }, { pairs });
+        return hasNope ? [dRope, dNope] : [dRope];
+      },
+    );
   }
 
   private makeTables(starts: readonly number[], count: number): RopeTables {

@@ -2,6 +2,7 @@ import { add, mul, serialization, sigmoid, sub, tidy } from '@tensorflow/tfjs-co
 import type { Tensor } from '@tensorflow/tfjs-core';
 import { layers } from '@tensorflow/tfjs-layers';
 import type { LayerVariable, Shape } from '@tensorflow/tfjs-layers';
+import { MLASwiGLU, MLASwiGLUBackward, hasRowKernel, runRowKernel } from '../core/rowKernels.js';
 import { withGradient } from '../core/tensors.js';
 import { checkPositive, first, firstShape, lastAxis, normal } from './layerTypes.js';
 import type { LayerArgs } from './layerTypes.js';
@@ -81,8 +82,21 @@ export class SwiGLU extends layers.Layer {
 }
 serialization.registerClass(SwiGLU);
 
-/** silu(gate) · up. The gradient keeps no third matrix, and sigmoid's own would make one of the number 1. */
+/** silu(gate) · up. */
 function gated(gate: Tensor, up: Tensor): Tensor {
+  return hasRowKernel(MLASwiGLU) ? fusedGated(gate, up) : composedGated(gate, up);
+}
+
+function fusedGated(gate: Tensor, up: Tensor): Tensor {
+  return withGradient(
+    [gate, up],
+    (g, u) => ({ value: runRowKernel(MLASwiGLU, { gate: g, up: u }, {})[0], saved: [g, u] }),
+    (dOut, [g, u]) => runRowKernel(MLASwiGLUBackward, { dOut, gate: g, up: u }, {}),
+  );
+}
+
+/** The gradient keeps no third matrix, and sigmoid's own would make one of the number 1. */
+function composedGated(gate: Tensor, up: Tensor): Tensor {
   return withGradient(
     [gate, up],
     (g, u) => ({ value: mul(mul(g, sigmoid(g)), u), saved: [g, u] }),

@@ -1,7 +1,8 @@
 import { add, tidy } from '@tensorflow/tfjs-core';
-import type { Tensor2D, Variable } from '@tensorflow/tfjs-core';
+import type { Tensor, Tensor2D, Variable } from '@tensorflow/tfjs-core';
 import type { LayerVariable } from '@tensorflow/tfjs-layers';
 import type { LatentCache } from '../cache/latentCache.js';
+import { withGradient } from '../core/tensors.js';
 import { MultiHeadLatentAttention } from '../layers/multiHeadLatentAttention.js';
 import { RMSNorm } from '../layers/rmsNorm.js';
 import type { RopeTables } from '../layers/rotaryEmbedding.js';
@@ -46,8 +47,8 @@ export class DecoderLayer {
   /** Rows [b·s, hidden]: between the ops of a layer nothing is reshaped. */
   run(x: Tensor2D, attend: Attend): Tensor2D {
     return tidy(() => {
-      const attended = add(x, attend(this.attention, this.inputNorm.call(x) as Tensor2D));
-      return add<Tensor2D>(attended, this.mlp.call(this.attentionNorm.call(attended)));
+      const attended = plus(x, attend(this.attention, this.inputNorm.call(x) as Tensor2D));
+      return plus(attended, this.mlp.call(this.attentionNorm.call(attended)));
     });
   }
 
@@ -65,6 +66,16 @@ export class DecoderLayer {
       own('post_attention_layernorm', this.attentionNorm.gain),
     ];
   }
+}
+
+/** x + branch of one shape. The gradient of tfjs's own op reshapes what it hands on, twice. */
+function plus(x: Tensor2D, branch: Tensor): Tensor2D {
+  return withGradient(
+    [x, branch],
+    (a, b) => ({ value: add(a, b), saved: [] }),
+    // two tensors of one memory: tfjs disposes of a gradient once it has added another to it
+    (dy) => [dy.clone(), dy.clone()],
+  ) as Tensor2D;
 }
 
 /** Full attention over all positions at once. */

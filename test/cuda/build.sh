@@ -65,9 +65,10 @@ wanted() { # whether a module, or any of a family (`family/`), is asked for
 }
 
 modules=() sources=("$cuda/plan.c" "$cuda/driver.c") stubs=()
-for family in sm90 sm80 general; do
+for family in sm90 sm80 general rows; do
   if ! wanted "$family/" "$@"; then
-    stubs+=("$family")
+    # the plans of rows stand alone
+    if [ "$family" = rows ]; then sources+=("$cuda/rows/plan.c"); else stubs+=("$family"); fi
     # others may use its other files
     for source in "$cuda/$family"/*.c; do [ "$(basename "$source")" = plan.c ] || sources+=("$source"); done
     continue

@@ -4,6 +4,7 @@
 #include <cstdio>
 #include <cstring>
 
+#include "rows.h"
 #include "run.h"
 
 namespace {
@@ -13,6 +14,7 @@ const char *const usage = R"(usage: harness [options]
                     again: all of the texts. At least one case must be left
   --kernel NAME     only forward, delta, dq, dkv or backward, which is dq and dkv in one call
   --family NAME     only what general, sm80 or sm90 serves; what it does not is then no failure
+  --rows            the row kernels of kernels/cuda/rows in place of attention
   --time            the timed shapes: check some rows of them, then time
   --no-check        with --time: only time
   --cold            with --time: nothing in the L2 cache
@@ -26,7 +28,7 @@ struct Options {
   std::vector<std::string> filters;
   std::string family, log;
   std::optional<MlaKernel> kernel;
-  bool is_timing = false, has_checks = true, is_cold = false, is_verbose = false, is_list = false;
+  bool is_timing = false, has_checks = true, is_cold = false, is_verbose = false, is_list = false, is_rows = false;
   int resume_at = 0, failures = 0; // after a lost device
 };
 
@@ -46,6 +48,7 @@ Options options_of(int count, char **arguments) {
     if (name == "--filter") options.filters.push_back(value());
     else if (name == "--family") options.family = value();
     else if (name == "--log") options.log = value();
+    else if (name == "--rows") options.is_rows = true;
     else if (name == "--time") options.is_timing = true;
     else if (name == "--no-check") options.has_checks = false;
     else if (name == "--cold") options.is_cold = true;
@@ -247,6 +250,20 @@ private:
   }
 };
 
+int check_rows(const Options &options) {
+  cudaStream_t stream;
+  cuda_check(cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking), "cudaStreamCreate");
+  int failures = 0;
+  std::vector<RowResult> results = run_rows(options.filters, options.is_timing, options.is_cold, stream);
+  for (const RowResult &result : results) {
+    failures += result.is_failed;
+    if (result.is_failed || options.is_verbose || options.is_timing)
+      std::printf("%s%s: %s\n", result.is_failed ? "FAIL " : "", result.name.c_str(), result.text.c_str());
+  }
+  std::printf("%zu results, %s\n", results.size(), results.empty() ? "nothing was checked" : failures ? "FAILED" : "all passed");
+  return failures || results.empty() ? 1 : 0;
+}
+
 } // namespace
 
 int main(int count, char **arguments) {
@@ -257,9 +274,9 @@ int main(int count, char **arguments) {
         if (c.numbers >> n & 1) std::printf("%s\n", name_of(c, all_numbers[n]).c_str());
     return 0;
   }
-  if (!is_any_wanted(options)) refuse("no case's name holds every --filter");
+  if (!options.is_rows && !is_any_wanted(options)) refuse("no case's name holds every --filter");
   cuda_check(cudaSetDevice(0), "cudaSetDevice");
   cuda_check(cudaFree(nullptr), "making a context");
   if (const char *error = mla_cuda_open()) refuse(error);
-  return Session(options, arguments).run();
+  return options.is_rows ? check_rows(options) : Session(options, arguments).run();
 }

@@ -19,6 +19,8 @@ float normal(uint64_t seed, uint64_t index) {
   return (sum / 65536 - 4) * 1.2247449f;
 }
 
+} // namespace
+
 Values normals(const char *name, int batch, int heads, int positions, int depth, uint64_t seed) {
   Values values = {name, batch, heads, positions, depth};
   values.data.resize(values.rows() * depth);
@@ -27,6 +29,8 @@ Values normals(const char *name, int batch, int heads, int positions, int depth,
   });
   return values;
 }
+
+namespace {
 
 void round_all(Values &values, MlaType type) {
   parallel_for(int64_t(values.rows()), [&](int64_t row) {

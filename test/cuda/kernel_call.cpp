@@ -119,7 +119,7 @@ Planner::Answer Planner::plan(const DeviceProblem::Call &call, void *workspace, 
   if (family.empty()) {
     is_served = mla_plan(&properties, call.kernel, &call.params, workspace, &plan);
   } else {
-    plan.count = 0, plan.workspace_bytes = 0;
+    plan.count = 0, plan.workspace_bytes = 0, plan.table.bytes = 0;
     is_served = families.at(family)(&properties, call.kernel, &call.params, workspace, &plan);
   }
   if (!is_served) return Answer::not_served;
@@ -153,24 +153,24 @@ static void compare_bits(const Values &first, const Values &second, std::string 
   }
 }
 
-Outcome run_poisoned(const Planner &planner, DeviceProblem::Call &call, cudaStream_t stream) {
+Outcome run_poisoned(const PlanInto &plan_into, std::vector<DeviceTensor> &outputs, cudaStream_t stream) {
   static const uint8_t poisons[2] = {0xff, 0x7f}; // NaN, and huge numbers
   Outcome outcome;
   for (int turn = 0; turn < 2; turn++) {
     MlaPlan plan;
-    planner.plan(call, nullptr, plan);
+    plan_into(nullptr, plan);
     Guarded workspace(plan.workspace_bytes);
-    planner.plan(call, workspace.start(), plan);
+    plan_into(workspace.start(), plan);
     workspace.poison(poisons[turn]);
-    for (DeviceTensor &output : call.outputs) output.poison(poisons[turn]);
+    for (DeviceTensor &output : outputs) output.poison(poisons[turn]);
     cuda_check(cudaDeviceSynchronize(), "cudaDeviceSynchronize");
     if (const char *error = mla_cuda_run(&plan, MlaStream(stream))) {
       outcome.failure = error;
       return outcome;
     }
     wait_for(stream);
-    for (size_t i = 0; i < call.outputs.size(); i++) {
-      Values values = call.outputs[i].download(poisons[turn], outcome.failure);
+    for (size_t i = 0; i < outputs.size(); i++) {
+      Values values = outputs[i].download(poisons[turn], outcome.failure);
       if (turn == 0) outcome.outputs.push_back(std::move(values));
       else compare_bits(outcome.outputs[i], values, outcome.failure);
     }
@@ -180,4 +180,8 @@ Outcome run_poisoned(const Planner &planner, DeviceProblem::Call &call, cudaStre
         outcome.failure = "written outside of the workspace of " + std::to_string(plan.workspace_bytes) + " bytes";
   }
   return outcome;
+}
+
+Outcome run_poisoned(const Planner &planner, DeviceProblem::Call &call, cudaStream_t stream) {
+  return run_poisoned([&](void *workspace, MlaPlan &plan) { planner.plan(call, workspace, plan); }, call.outputs, stream);
 }

@@ -1,6 +1,7 @@
 // One kernel on one case on the device: its arguments as kernels/tensorflow/call.c makes them, run with poisoned outputs.
 #pragma once
 
+#include <functional>
 #include <map>
 #include <optional>
 #include <stdexcept>
@@ -71,4 +72,6 @@ struct Outcome {
   std::string failure; // written outside, other bits in the second run, an error of the driver
 };
 // Plans into workspaces of its own, runs twice and compares the bits.
+using PlanInto = std::function<void(void *workspace, MlaPlan &plan)>;
+Outcome run_poisoned(const PlanInto &plan_into, std::vector<DeviceTensor> &outputs, cudaStream_t stream);
 Outcome run_poisoned(const Planner &planner, DeviceProblem::Call &call, cudaStream_t stream);

@@ -12,6 +12,9 @@ struct Problem {
   Values q, k, k_rope, v, d_out, d_lse;
 };
 
+// Nearly normal numbers of a seed.
+Values normals(const char *name, int batch, int heads, int positions, int depth, uint64_t seed);
+
 Problem make_problem(const Case &c, MlaType type);
 // The same with the operands rounded to what they are multiplied as.
 Problem as_operands(Problem problem, MlaPrecision precision);

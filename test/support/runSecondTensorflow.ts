@@ -22,6 +22,7 @@ const specs = [
   'mlaAttention',
   'mlaDecode',
   'latentCache',
+  'rowKernels',
   'training',
 ];
 

@@ -12,6 +12,7 @@
 #include "dkv.h"
 #include "backward.h"
 #include "delta.h"
+#include "rows.h"
 
 static int units(MlaCpuJob job, const MlaParams *p) {
   switch (job) {
@@ -55,4 +56,4 @@ static void run_unit(MlaCpuJob job, const MlaParams *p, float *rope_parts, int u
 #define TEXT(x) #x
 #define NAME(isa) TEXT(isa)
 
-const MlaCpuKernels TABLE(MLA_ISA) = {NAME(MLA_ISA), units, scratch_bytes, run_unit};
+const MlaCpuKernels TABLE(MLA_ISA) = {NAME(MLA_ISA), units, scratch_bytes, run_unit, row_units, run_row_unit};

@@ -4,6 +4,7 @@
 
 #include <stddef.h>
 #include "../../cuda/mla_params.h"
+#include "../../cuda/mla_rows.h"
 
 /* What threads do together: units of work that do not depend on one another. A kernel is a job, but MLA_BACKWARD is two:
    JOB_BACKWARD and JOB_ROPE_SUM, or JOB_DQ and JOB_DKV. */
@@ -16,14 +17,18 @@ typedef struct {
   size_t (*scratch_bytes)(MlaCpuJob, const MlaParams *);
   /* any thread may do any unit, with the same bits; scratch may hold anything */
   void (*run_unit)(MlaCpuJob, const MlaParams *, float *rope_parts, int unit, void *scratch);
+  /* the same for a row kernel */
+  int (*row_units)(const MlaRowCall *);
+  void (*run_row_unit)(const MlaRowCall *, int unit);
 } MlaCpuKernels;
 
 extern const MlaCpuKernels mla_cpu_sse2, mla_cpu_avx2, mla_cpu_avx512;
 
-/* Runs a kernel on all processors that the process may use. Returns 0 if there is no memory for it. */
+/* Run a kernel on all processors that the process may use. Return 0 if there is no memory for it. */
 int mla_cpu_run(MlaKernel kernel, const MlaParams *params);
+int mla_cpu_run_rows(const MlaRowCall *call);
 
-/* What mla_cpu_run uses: the name of the instruction set, and the number of threads. */
+/* What they use: the name of the instruction set, and the number of threads. */
 const char *mla_cpu_name(void);
 int mla_cpu_threads(void);
 

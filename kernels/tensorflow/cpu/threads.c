@@ -4,6 +4,7 @@
 #include <sched.h>
 #include <stdlib.h>
 #include <string.h>
+#include <xmmintrin.h>
 
 #include "mla_cpu.h"
 
@@ -15,13 +16,15 @@ __asm__(".symver pthread_attr_setdetachstate,pthread_attr_setdetachstate@GLIBC_2
 
 enum { MOST_THREADS = 64 };
 
+typedef void RunUnit(const void *call, int unit, void *scratch);
+
 /* The job at hand. Threads take units, the last ones first, until none is left. */
 static struct {
-  MlaCpuJob kind;
-  const MlaParams *params;
-  float *rope_parts;
+  RunUnit *run_unit;
+  const void *call;
   char *scratch; /* of thread 0; the others' follow */
   size_t scratch_bytes;
+  unsigned float_mode;       /* of the calling thread: TensorFlow's takes denormal numbers for zeros */
   int remaining, unfinished; /* atomic */
   int number;                /* counts the jobs: idle threads sleep until it changes */
 } job;
@@ -38,7 +41,7 @@ static void work(int thread) {
   for (;;) {
     int unit = __atomic_sub_fetch(&job.remaining, 1, __ATOMIC_ACQ_REL);
     if (unit < 0) return;
-    kernels->run_unit(job.kind, job.params, job.rope_parts, unit, job.scratch + (size_t)thread * job.scratch_bytes);
+    job.run_unit(job.call, unit, job.scratch + (size_t)thread * job.scratch_bytes);
     if (__atomic_sub_fetch(&job.unfinished, 1, __ATOMIC_ACQ_REL) > 0) continue;
     pthread_mutex_lock(&mutex);
     pthread_cond_signal(&finished);
@@ -51,6 +54,7 @@ static void *serve(void *thread) {
     pthread_mutex_lock(&mutex);
     while (job.number == seen) pthread_cond_wait(&published, &mutex);
     seen = job.number;
+    _mm_setcsr(job.float_mode);
     pthread_mutex_unlock(&mutex);
     work((int)(intptr_t)thread);
   }
@@ -85,6 +89,7 @@ static void start(void) {
 static void run_on_all_threads(int units) {
   pthread_mutex_lock(&mutex);
   job.number++;
+  job.float_mode = _mm_getcsr();
   __atomic_store_n(&job.unfinished, units, __ATOMIC_RELEASE);
   /* after all that: who takes a unit sees the whole job that it belongs to */
   __atomic_store_n(&job.remaining, units, __ATOMIC_RELEASE);
@@ -96,25 +101,39 @@ static void run_on_all_threads(int units) {
   pthread_mutex_unlock(&mutex);
 }
 
-static int run(MlaCpuJob kind, const MlaParams *params, float *rope_parts) {
-  int units = kernels->units(kind, params);
+static int run_units(RunUnit *run_unit, const void *call, int units, size_t bytes) {
   if (units == 0) return 1;
-  size_t bytes = kernels->scratch_bytes(kind, params);
   int has_pool = units > 1 && threads > 1 && pthread_mutex_trylock(&pool) == 0;
-  char *scratch = aligned_alloc(64, bytes * (size_t)(has_pool ? threads : 1));
-  if (scratch && has_pool) {
-    job.kind = kind;
-    job.params = params;
-    job.rope_parts = rope_parts;
+  char *scratch = bytes ? aligned_alloc(64, bytes * (size_t)(has_pool ? threads : 1)) : NULL;
+  int has_memory = scratch || !bytes;
+  if (has_memory && has_pool) {
+    job.run_unit = run_unit;
+    job.call = call;
     job.scratch = scratch;
     job.scratch_bytes = bytes;
     run_on_all_threads(units);
-  } else if (scratch) {
-    while (units > 0) kernels->run_unit(kind, params, rope_parts, --units, scratch);
+  } else if (has_memory) {
+    while (units > 0) run_unit(call, --units, scratch);
   }
   free(scratch);
   if (has_pool) pthread_mutex_unlock(&pool);
-  return scratch != NULL;
+  return has_memory;
+}
+
+typedef struct {
+  MlaCpuJob kind;
+  const MlaParams *params;
+  float *rope_parts;
+} AttentionCall;
+
+static void run_attention_unit(const void *of, int unit, void *scratch) {
+  const AttentionCall *call = of;
+  kernels->run_unit(call->kind, call->params, call->rope_parts, unit, scratch);
+}
+
+static int run(MlaCpuJob kind, const MlaParams *params, float *rope_parts) {
+  AttentionCall call = {kind, params, rope_parts};
+  return run_units(run_attention_unit, &call, kernels->units(kind, params), kernels->scratch_bytes(kind, params));
 }
 
 /* One walk for all gradients saves a quarter of the products, but its units are few and large: it pays where the threads,
@@ -144,6 +163,71 @@ int mla_cpu_run(MlaKernel kernel, const MlaParams *params) {
   /* the two give the same bits */
   if (is_one_walk(kernels->units(JOB_BACKWARD, params)) && run_one_walk(params)) return 1;
   return run(JOB_DQ, params, NULL) && run(JOB_DKV, params, NULL);
+}
+
+static void run_row_unit(const void *call, int unit, void *scratch) {
+  (void)scratch;
+  kernels->run_row_unit(call, unit);
+}
+
+static void sum_gain_parts(const MlaNorm *p) {
+  memset(p->d_gain, 0, sizeof(float) * (size_t)p->columns);
+  for (int64_t part = 0; part < p->parts; part++)
+    for (int c = 0; c < p->columns; c++) p->d_gain[c] += p->gain_parts[part * p->columns + c];
+}
+
+static void mean_of_losses(const MlaCrossEntropy *p) {
+  double sum = 0;
+  for (int64_t row = 0; row < p->rows; row++) sum += p->row_losses[row];
+  *p->loss = (float)(sum / (double)p->rows);
+}
+
+static void norm_of_squares(const MlaAdam *p) {
+  double sum = 0;
+  for (int piece = 0; piece < p->pieces; piece++) sum += p->squares[piece];
+  *p->norm = (float)__builtin_sqrt(sum);
+}
+
+static int run_rows(const MlaRowCall *call) { return run_units(run_row_unit, call, kernels->row_units(call), 0); }
+
+/* Numbers that the units leave, to be added in order once all are there. */
+static int64_t numbers_left(const MlaRowCall *call) {
+  switch (call->kernel) {
+    case MLA_NORM_BACKWARD: return call->norm.parts * call->norm.columns;
+    case MLA_CROSS_ENTROPY: return call->cross_entropy.rows;
+    case MLA_ADAM: return call->adam.pieces;
+    default: return 0;
+  }
+}
+
+int mla_cpu_run_rows(const MlaRowCall *of) {
+  pthread_once(&started, start);
+  MlaRowCall call = *of;
+  float *left = malloc(sizeof(float) * (size_t)numbers_left(of) + 1);
+  if (!left) return 0;
+  switch (call.kernel) {
+    case MLA_NORM_BACKWARD:
+      call.norm.gain_parts = left;
+      run_rows(&call);
+      sum_gain_parts(&call.norm);
+      break;
+    case MLA_CROSS_ENTROPY:
+      call.cross_entropy.row_losses = left;
+      run_rows(&call);
+      mean_of_losses(&call.cross_entropy);
+      break;
+    case MLA_ADAM:
+      call.adam.squares = left;
+      call.kernel = MLA_ADAM_NORM;
+      run_rows(&call);
+      norm_of_squares(&call.adam);
+      call.kernel = MLA_ADAM;
+      run_rows(&call);
+      break;
+    default: run_rows(&call);
+  }
+  free(left);
+  return 1;
 }
 
 const char *mla_cpu_name(void) {

@@ -1,0 +1,133 @@
+/** Kernels of the layers that a backend may have, each in place of many tfjs ops. Where there is none, a layer composes them. */
+import { engine, getBackend, getKernel, registerKernel } from '@tensorflow/tfjs-core';
+import type {
+  KernelBackend,
+  NamedAttrMap,
+  NamedTensorMap,
+  Scalar,
+  Tensor,
+  Tensor1D,
+  TensorInfo,
+} from '@tensorflow/tfjs-core';
+
+/** The product of two matrices, either of them transposed. */
+export const MLAMatMul = 'MLAMatMul';
+/** RMSNorm over the last axis: y. The gradient: dX, dGain. */
+export const MLANorm = 'MLANorm';
+export const MLANormBackward = 'MLANormBackward';
+/** Rows of the heads' two parts, [b·s, heads·dn] and [b·s, heads·dr], the second turned: one tensor. The gradient: the parts'. */
+export const MLARotary = 'MLARotary';
+export const MLARotaryBackward = 'MLARotaryBackward';
+/** silu(gate) · up. The gradient: dGate, dUp. */
+export const MLASwiGLU = 'MLASwiGLU';
+export const MLASwiGLUBackward = 'MLASwiGLUBackward';
+
+/** The mean over all rows of −log softmax(logits)[label]. The gradient: dLogits. */
+export const MLACrossEntropy = 'MLACrossEntropy';
+export const MLACrossEntropyBackward = 'MLACrossEntropyBackward';
+/** The gradient of a table [tableRows, d] of which rows were read by ids: dTable. */
+export const MLAEmbeddingBackward = 'MLAEmbeddingBackward';
+/** One update of Adam: the new values, both moments, and the gradients' norm. See runAdamKernel. */
+export const MLAAdam = 'MLAAdam';
+
+interface Tables<T> {
+  /** [1 or b, s, 1, dr] */
+  cos: T;
+  sin: T;
+}
+
+/** Which columns of a head form a pair: (0,1), (2,3) …, or j with j + dr/2. */
+export type RotaryPairs = 'neighbours' | 'halves';
+
+/** An update's numbers. `rate` and `smallest` (eps) have the corrections of both moments in them. */
+export interface AdamRates {
+  beta1: number;
+  beta2: number;
+  smallest: number;
+  rate: number;
+  clipNorm: number;
+}
+
+/** What Adam changes: tensors, and the means of their gradients and of the squares of these, one tensor each for all of them. */
+export interface AdamState {
+  values: readonly Tensor[];
+  firstMoment: Tensor1D;
+  secondMoment: Tensor1D;
+}
+
+interface Signatures<T> {
+  MLAMatMul: { inputs: { a: T; b: T }; attrs: { transposeA: boolean; transposeB: boolean } };
+  MLANorm: { inputs: { x: T; gain: T }; attrs: { eps: number } };
+  MLANormBackward: { inputs: { dY: T; x: T; gain: T }; attrs: { eps: number } };
+  MLARotary: {
+    /** nope is absent where dn = 0 */
+    inputs: { nope: T; rope: T } & Tables<T>;
+    /** heads: of the result [b, s, heads, dn + dr]; 0 for one of [b, s, dr] */
+    attrs: { pairs: RotaryPairs; heads: number };
+  };
+  MLARotaryBackward: { inputs: { dJoined: T } & Tables<T>; attrs: { pairs: RotaryPairs } };
+  MLASwiGLU: { inputs: { gate: T; up: T }; attrs: Record<string, never> };
+  MLASwiGLUBackward: { inputs: { dOut: T; gate: T; up: T }; attrs: Record<string, never> };
+  /** logits [n, vocabulary], labels int32 [n] */
+  MLACrossEntropy: { inputs: { logits: T; labels: T }; attrs: Record<string, never> };
+  MLACrossEntropyBackward: { inputs: { dLoss: T; logits: T; labels: T }; attrs: Record<string, never> };
+  /** dRows [n, d], ids int32 [n] */
+  MLAEmbeddingBackward: { inputs: { dRows: T; ids: T }; attrs: { tableRows: number } };
+}
+
+export type RowKernelName = keyof Signatures<unknown>;
+
+/** The row kernels of a backend. The inputs of MLAAdam are a list: values, as many gradients, both moments. */
+export type RowKernels<Backend> = {
+  [Name in RowKernelName]?: (
+    inputs: Signatures<TensorInfo>[Name]['inputs'],
+    attrs: Signatures<TensorInfo>[Name]['attrs'],
+    backend: Backend,
+  ) => TensorInfo | TensorInfo[];
+} & { MLAAdam?: (inputs: TensorInfo[], rates: AdamRates, backend: Backend) => TensorInfo[] };
+
+/** Registers them; kernels that are there already stay. */
+export function registerRowKernels<Backend extends KernelBackend>(
+  backendName: string,
+  kernels: RowKernels<Backend>,
+): void {
+  for (const [kernelName, kernel] of Object.entries(kernels)) {
+    if (getKernel(kernelName, backendName)) continue;
+    // every kernel gets its own inputs: they are registered under its own name
+    const run = kernel as (inputs: unknown, attrs: unknown, backend: Backend) => TensorInfo | TensorInfo[];
+    registerKernel({
+      kernelName,
+      backendName,
+      kernelFunc: ({ inputs, attrs, backend }) => run(inputs, attrs, backend as Backend),
+    });
+  }
+}
+
+/** Whether the current backend has a kernel. */
+export function hasRowKernel(name: RowKernelName | typeof MLAAdam): boolean {
+  return getKernel(name, getBackend()) !== undefined;
+}
+
+/** Its results. No gradient is registered for it: layers run it inside withGradient. */
+export function runRowKernel<Name extends RowKernelName>(
+  name: Name,
+  inputs: Signatures<Tensor>[Name]['inputs'],
+  attrs: Signatures<Tensor>[Name]['attrs'],
+): Tensor[] {
+  const results = engine().runKernel<Tensor | Tensor[]>(name, { ...inputs }, attrs);
+  return [results].flat();
+}
+
+/** MLAAdam's. */
+export function runAdamKernel(
+  { values, firstMoment, secondMoment }: AdamState,
+  gradients: readonly Tensor[],
+  rates: AdamRates,
+): AdamState & { norm: Scalar } {
+  // a list, as tfjs's own kernels of lists take it
+  const inputs = [...values, ...gradients, firstMoment, secondMoment] as unknown as NamedTensorMap;
+  const attrs = rates as unknown as NamedAttrMap;
+  const results = engine().runKernel(MLAAdam, inputs, attrs) as unknown as Tensor[];
+  const [first, second, norm] = results.slice(values.length) as [Tensor1D, Tensor1D, Scalar];
+  return { values: results.slice(0, values.length), firstMoment: first, secondMoment: second, norm };
+}
