@@ -130,8 +130,10 @@ Planner::Answer Planner::plan(const DeviceProblem::Call &call, void *workspace, 
 
 std::string family_of(const MlaPlan &plan) {
   if (plan.count == 0) return "nothing to launch";
-  std::string module = plan.launches[0].module;
-  return module.substr(0, module.find('/'));
+  for (std::string family : {"sm90", "sm80"}) // which may launch those of the next, to convert operands
+    for (int i = 0; i < plan.count; i++)
+      if (std::string(plan.launches[i].module).starts_with(family)) return family;
+  return "general";
 }
 
 void wait_for(cudaStream_t stream) {
