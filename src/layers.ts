@@ -13,5 +13,3 @@ export type { SwiGLUArgs } from './layers/swiGlu.js';
 export { TokenEmbedding, embed } from './layers/embedding.js';
 export type { TokenEmbeddingArgs } from './layers/embedding.js';
 export { crossEntropy } from './layers/crossEntropy.js';
-export { adamUpdate, apart, joined } from './layers/adam.js';
-export type { AdamRates, AdamState } from './core/rowKernels.js';

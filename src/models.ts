@@ -1,6 +1,8 @@
 // the ops that these are made of, with their gradients and the cpu kernels
 import './index.js';
 
+export { Adam } from './models/adam.js';
+export type { AdamOptions, Moments } from './models/adam.js';
 export { DeepseekModel, loadDeepseek } from './models/deepseek.js';
 export type { DeepseekModelOptions } from './models/deepseek.js';
 export { readConfig, writeConfig } from './models/config.js';

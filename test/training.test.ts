@@ -1,10 +1,9 @@
 /** Training is PyTorch's, step by step: the golden run, from its checkpoint. */
 import * as tf from '@tensorflow/tfjs-core';
-import { Adam } from '../demo/shared/adam.js';
 import type { Batch } from '../demo/shared/batches.js';
 import { adamOptions, lossAndGradients, trainingStep } from '../demo/shared/trainer.js';
 import '../src/index.js';
-import { joinParts, loadDeepseek } from '../src/models.js';
+import { Adam, joinParts, loadDeepseek } from '../src/models.js';
 import type { DeepseekModel } from '../src/models.js';
 import '../src/webgpu.js';
 import { goldenFolder, goldenTensors } from './support/checkpoints.js';

@@ -1,8 +1,8 @@
 import { dispose, env, getBackend, stack, tidy, variableGrads } from '@tensorflow/tfjs-core';
 import type { Scalar, Tensor, Tensor2D } from '@tensorflow/tfjs-core';
 import { crossEntropy } from '../../src/layers.js';
+import { Adam } from '../../src/models.js';
 import type { DeepseekModel } from '../../src/models.js';
-import { Adam } from './adam.js';
 import { evenBatch, trainingBatch } from './batches.js';
 import type { Batch } from './batches.js';
 import type { Corpus } from './corpus.js';

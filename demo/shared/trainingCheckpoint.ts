@@ -8,8 +8,7 @@ import {
   storeParameters,
   writeSafetensors,
 } from '../../src/models.js';
-import type { CheckpointFiles, ModelParameter, StoredTensor } from '../../src/models.js';
-import type { Moments } from './adam.js';
+import type { CheckpointFiles, ModelParameter, Moments, StoredTensor } from '../../src/models.js';
 import { fingerprint } from './corpus.js';
 import type { Corpus } from './corpus.js';
 import { Trainer } from './trainer.js';
