@@ -1,4 +1,4 @@
-/** The whole training step of the main job: ours, with composed attention, and PyTorch's, each in a process of its own. */
+/** The whole training step of the main job: ours, of tfjs's own ops, and PyTorch's, each in a process of its own. */
 import { fileURLToPath } from 'node:url';
 import { presets } from '../../demo/shared/presets.js';
 import type { PresetName } from '../../demo/shared/presets.js';
@@ -18,7 +18,7 @@ import type { PeerRequest, PeerResult } from './peers.js';
 export interface OwnTraining extends BackendOptions {
   peer: string;
   precision: Precision;
-  /** tfjs's composed ops in the place of our attention */
+  /** tfjs's own ops in the place of all of ours */
   isComposed: boolean;
   /** a few steps, for the memory that they take */
   isForMemory: boolean;

@@ -3,9 +3,11 @@ import '@tensorflow/tfjs-backend-cpu';
 import '@tensorflow/tfjs-backend-wasm';
 // the gradients of composed ops: tfjs-core alone registers none
 import '@tensorflow/tfjs-layers';
+import { getBackend, unregisterKernel } from '@tensorflow/tfjs-core';
 import { stateOfTheUnion } from '../../demo/node/stateOfTheUnion.js';
 import { makeCorpus } from '../../demo/shared/corpus.js';
 import { Trainer } from '../../demo/shared/trainer.js';
+import * as rowKernels from '../../src/core/rowKernels.js';
 import { setDefaultPrecision } from '../../src/index.js';
 import { DeepseekModel } from '../../src/models.js';
 import { chooseBackend } from './backend.js';
@@ -74,8 +76,16 @@ function makeTrainer(): Trainer {
   const { config, settings } = request;
   const model = new DeepseekModel(config);
   if (own.isComposed) {
+    removeRowKernels();
     const mask = causalMask(settings.sequence, settings.sequence);
     for (const { attention } of model.layers) attention.fullForm = composedFullForm(mask);
   }
   return new Trainer(model, makeCorpus(stateOfTheUnion()), settings);
+}
+
+/** tfjs's own ops alone, in the layers too: they compose what they find no kernel for. */
+function removeRowKernels(): void {
+  for (const name of Object.values(rowKernels)) {
+    if (typeof name === 'string' && rowKernels.hasRowKernel(name)) unregisterKernel(name, getBackend());
+  }
 }
