@@ -127,7 +127,7 @@ static int plan_gradients(const MlaDevice *device, MlaKernel kernel, const MlaPa
   MlaArguments arguments = {.params = *p};
   int is_split = mla_multiplied_as(p) == MLA_AS_FLOAT32;
   return (is_split ? mla_split_operands(plan, workspace, &arguments, MLA_SPLIT_IN_ROWS)
-                   : mla_gradient_operands(plan, workspace, &arguments, mla_multiplied_type(p))) &&
+                   : mla_gradient_operands(plan, workspace, &arguments, mla_multiplied_type(p), "sm80/convert")) &&
          (kernel == MLA_DKV || plan_dq(device, &arguments, plan)) &&
          (kernel == MLA_DQ || plan_dkv(device, &arguments, workspace, plan));
 }

@@ -41,10 +41,10 @@ static MlaRows place_d_out(MlaPlan *plan, void *workspace, const MlaParams *p) {
   return place_rows(plan, workspace, p->d_out, p->batch, p->sq, p->hq, p->dv);
 }
 
-static MlaLaunch *launch_convert(MlaPlan *plan, const char *function, const MlaArguments *arguments, int64_t numbers,
-                                 int64_t most_blocks) {
+static MlaLaunch *launch_convert(MlaPlan *plan, const char *module, const char *function, const MlaArguments *arguments,
+                                 int64_t numbers, int64_t most_blocks) {
   int64_t each = 8 * MLA_CONVERT_AT_ONCE * MLA_CONVERT_THREADS, blocks = (numbers + each - 1) / each;
-  MlaLaunch *launch = mla_launch(plan, "sm80/convert", function, arguments);
+  MlaLaunch *launch = mla_launch(plan, module, function, arguments);
   launch->threads = MLA_CONVERT_THREADS;
   launch->grid[0] = (unsigned)(blocks < most_blocks ? blocks : most_blocks);
   return launch;
@@ -61,7 +61,7 @@ static int are_whole(const MlaParams *p) {
   return is_whole;
 }
 
-int mla_operands(MlaPlan *plan, void *workspace, MlaParams *p, MlaType type) {
+int mla_operands(MlaPlan *plan, void *workspace, MlaParams *p, MlaType type, const char *conversion) {
   if (!are_whole(p)) return 0;
   if (p->type == type) return 1;
   MlaArguments arguments = {.params = *p};
@@ -76,7 +76,7 @@ int mla_operands(MlaPlan *plan, void *workspace, MlaParams *p, MlaType type) {
   p->q_rope.start = (char *)p->q.start + p->dn * 2;
   int64_t queries = (int64_t)p->batch * p->sq * p->hq, keys = (int64_t)p->batch * p->skv * p->hkv;
   int64_t of_queries = queries * (p->dn + p->dr), of_keys = keys * (p->dn > p->dv ? p->dn : p->dv);
-  MlaLaunch *launch = launch_convert(plan, type == MLA_FLOAT16 ? "convert_f16" : "convert_bf16", &arguments,
+  MlaLaunch *launch = launch_convert(plan, conversion, type == MLA_FLOAT16 ? "convert_f16" : "convert_bf16", &arguments,
                                      of_queries > of_keys ? of_queries : of_keys, MOST_BLOCKS);
   launch->grid[2] = has_d_out ? MLA_CONVERT_D_OUT + 1 : MLA_CONVERT_D_OUT;
   return 1;
@@ -90,17 +90,19 @@ static MlaRows scaled_d_out(MlaPlan *plan, void *workspace, const MlaParams *p, 
   arguments.params.out = place_d_out(plan, workspace, p);
   arguments.partial_lse = mla_take(plan, workspace, MOST_PARTS * sizeof(float));
   arguments.partial_out = *power = mla_take(plan, workspace, sizeof(float));
-  arguments.splits = (int)launch_convert(plan, "convert_greatest", &arguments, numbers, MOST_PARTS)->grid[0];
-  launch_convert(plan, "convert_scaled_f16", &arguments, numbers, MOST_BLOCKS);
+  const char *module = "sm80/convert";
+  arguments.splits = (int)launch_convert(plan, module, "convert_greatest", &arguments, numbers, MOST_PARTS)->grid[0];
+  launch_convert(plan, module, "convert_scaled_f16", &arguments, numbers, MOST_BLOCKS);
   return arguments.params.out;
 }
 
-int mla_gradient_operands(MlaPlan *plan, void *workspace, MlaArguments *arguments, MlaType type) {
+int mla_gradient_operands(MlaPlan *plan, void *workspace, MlaArguments *arguments, MlaType type,
+                          const char *conversion) {
   MlaParams *p = &arguments->params;
-  if (p->type == type || type != MLA_FLOAT16) return mla_operands(plan, workspace, p, type);
+  if (p->type == type || type != MLA_FLOAT16) return mla_operands(plan, workspace, p, type, conversion);
   MlaParams of_d_out = *p;
   p->d_out = (MlaRows){0};
-  if (!mla_is_aligned(&of_d_out.d_out, p->type) || !mla_operands(plan, workspace, p, type)) return 0;
+  if (!mla_is_aligned(&of_d_out.d_out, p->type) || !mla_operands(plan, workspace, p, type, conversion)) return 0;
   p->d_out = scaled_d_out(plan, workspace, &of_d_out, &arguments->partial_lse);
   return 1;
 }

@@ -18,13 +18,14 @@ unsigned mla_shared_bytes(const MlaDevice *device);
 /* Whether every row begins at 16 bytes. */
 int mla_is_aligned(const MlaRows *rows, MlaType type);
 
-/* q, k, v, k_rope and, where there is one, d_out of an attention as operands of `type`: as they are, or converted. Returns 0
-   if they cannot be copied 16 bytes at a time. */
-int mla_operands(MlaPlan *plan, void *workspace, MlaParams *params, MlaType type);
+/* q, k, v, k_rope and, where there is one, d_out of an attention as operands of `type`: as they are, or converted by
+   a module of this name. Returns 0 if they cannot be copied 16 bytes at a time. */
+int mla_operands(MlaPlan *plan, void *workspace, MlaParams *params, MlaType type, const char *conversion);
 
 /* The same for gradients. Where floats become halves, d_out comes multiplied by a power of two, so that its small numbers
    are halves too; partial_lse is then where the GPU puts the power, else NULL. */
-int mla_gradient_operands(MlaPlan *plan, void *workspace, MlaArguments *arguments, MlaType type);
+int mla_gradient_operands(MlaPlan *plan, void *workspace, MlaArguments *arguments, MlaType type,
+                          const char *conversion);
 
 /* The same of float32 as split halves (split.cu), each head's k with its k_rope. partial_lse is then where the GPU puts what
    undoes their powers of two. */

@@ -166,6 +166,7 @@ struct Forward {
   __device__ void run() {
     if (threadIdx.x == 0) init_barriers();
     __syncthreads();
+    if (sizeof(T) != sizeof(Out)) wait_for_previous(); /* the conversion */
     int warpgroup = __shfl_sync(~0u, threadIdx.x / WARPGROUP, 0);
     if (warpgroup == 0) {
       give_registers<CONSUMERS == 2 ? 24 : 40>();

@@ -238,6 +238,7 @@ struct Dkv {
       take_registers<240>();
       consume(warpgroup - 1);
     }
+    wait_for_previous(); /* of dQ, whose results are not read here: what comes next may read them */
   }
 };
 

@@ -51,6 +51,9 @@ static const Form *choose(const Form *forms, size_t count, const MlaDevice *devi
 
 /* ---- launches ---- */
 
+/* During it, what reads its results is launched. */
+static const char conversion[] = "sm90/convert";
+
 static int64_t at_once(const MlaDevice *device, const Form *form) {
   return (int64_t)device->multiprocessors * form->blocks_per_multiprocessor;
 }
@@ -88,6 +91,7 @@ static int launch_queries(MlaPlan *plan, const char *module, const Form *form, c
   MlaLaunch *launch = launch_form(plan, module, form, arguments, type);
   if (!launch) return 0;
   int heads = p->batch * p->hq;
+  launch->is_early = p->type != type;
   mla_deal(launch, at_once(device, form), blocks_of(p->sq, form->block_q) * heads, heads, p->skv * row_bytes(form),
            p->hq / p->hkv);
   return 1;
@@ -97,7 +101,7 @@ static int plan_forward(const MlaDevice *device, const MlaParams *params, MlaTyp
                         MlaPlan *plan) {
   const Form *form = CHOOSE(forward_forms, device, params);
   MlaArguments arguments = {.params = *params};
-  return form && mla_operands(plan, workspace, &arguments.params, type) &&
+  return form && mla_operands(plan, workspace, &arguments.params, type, conversion) &&
          launch_queries(plan, "sm90/mla_attention", form, device, &arguments, type);
 }
 
@@ -108,7 +112,9 @@ static int plan_dq(const MlaDevice *device, const MlaArguments *arguments, MlaTy
          launch_queries(plan, "sm90/mla_attention_dq", form, device, arguments, type);
 }
 
-static int plan_dkv(const MlaDevice *device, MlaArguments *arguments, MlaType type, void *workspace, MlaPlan *plan) {
+/* After dQ, takes over multiprocessors that dQ leaves: it waits for nothing. */
+static int plan_dkv(const MlaDevice *device, MlaArguments *arguments, MlaType type, int is_after_dq, void *workspace,
+                    MlaPlan *plan) {
   const MlaParams *p = &arguments->params;
   const Form *form = CHOOSE(dkv_forms, device, p);
   if (!form || !mla_is_aligned(&p->d_k, p->type) || !mla_is_aligned(&p->d_k_rope, p->type) ||
@@ -117,6 +123,7 @@ static int plan_dkv(const MlaDevice *device, MlaArguments *arguments, MlaType ty
   int is_summed = mla_take_rope_parts(plan, workspace, arguments);
   MlaLaunch *launch = launch_form(plan, "sm90/mla_attention_dkv", form, arguments, type);
   if (!launch) return 0;
+  launch->is_early = is_after_dq;
   int heads = p->batch * p->hkv, sharing = p->hq / p->hkv;
   mla_deal(launch, at_once(device, form), blocks_of(p->skv, form->block_k) * heads, heads, p->sq * row_bytes(form) * sharing,
            1);
@@ -128,9 +135,9 @@ static int plan_dkv(const MlaDevice *device, MlaArguments *arguments, MlaType ty
 static int plan_gradients(const MlaDevice *device, MlaKernel kernel, const MlaParams *p, MlaType type, void *workspace,
                           MlaPlan *plan) {
   MlaArguments arguments = {.params = *p};
-  return mla_gradient_operands(plan, workspace, &arguments, type) &&
+  return mla_gradient_operands(plan, workspace, &arguments, type, conversion) &&
          (kernel == MLA_DKV || plan_dq(device, &arguments, type, plan)) &&
-         (kernel == MLA_DQ || plan_dkv(device, &arguments, type, workspace, plan));
+         (kernel == MLA_DQ || plan_dkv(device, &arguments, type, kernel == MLA_BACKWARD, workspace, plan));
 }
 
 int mla_plan_sm90(const MlaDevice *device, MlaKernel kernel, const MlaParams *p, void *workspace, MlaPlan *plan) {
