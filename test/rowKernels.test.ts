@@ -64,7 +64,7 @@ describe('row kernels', () => {
       [31, 1],
       [5000, 128],
     ]) {
-      it(`MLANorm and its gradient: ${shape.join('·')}`, async () => {
+      it(`MLARMSNorm and its gradient: ${shape.join('·')}`, async () => {
         const eps = 0.01;
         const d = shape[shape.length - 1];
         const [x, gain, dY] = [normal(shape, 1, 0.5, 2), normal([d], 2, 1, 0.3), normal(shape, 3)];
@@ -79,13 +79,13 @@ describe('row kernels', () => {
         });
         const dGain = gains.map((_, c) => xs.reduce((sum, row, i) => sum + dYs[i][c] * row[c] * roots[i], 0));
         await check(
-          () => runRowKernel(names.MLANorm, { x, gain }, { eps }),
+          () => runRowKernel(names.MLARMSNorm, { x, gain }, { eps }),
           forwardBounds,
           [composed(x, gain)],
           [asRows(shape, y)],
         );
         await check(
-          () => runRowKernel(names.MLANormBackward, { dY, x, gain }, { eps }),
+          () => runRowKernel(names.MLARMSNormBackward, { dY, x, gain }, { eps }),
           gradientBounds,
           tf.grads(composed)([x, gain], dY),
           [asRows(shape, dX), asRows([d], [dGain])],
@@ -326,7 +326,7 @@ describe('row kernels', () => {
 
     it('tensors without elements', async () => {
       const [x, gain] = [tf.zeros([0, 8]), tf.ones([8])];
-      const [dX, dGain] = runRowKernel(names.MLANormBackward, { dY: x, x, gain }, { eps: 1 });
+      const [dX, dGain] = runRowKernel(names.MLARMSNormBackward, { dY: x, x, gain }, { eps: 1 });
       expectEqual([dX.shape, [...(await dGain.data())]], [[0, 8], Array<number>(8).fill(0)]);
       const [out] = runRowKernel(names.MLASwiGLU, { gate: x, up: x }, {});
       expectEqual(out.shape, [0, 8]);
@@ -337,8 +337,8 @@ describe('row kernels', () => {
       const [x, table] = [tf.ones([4, 8]), tf.ones([1, 3, 1, 8])];
       const refusals: [() => unknown, string][] = [
         [
-          () => runRowKernel(names.MLANorm, { x, gain: tf.ones([7]) }, { eps: 1 }),
-          'MLANorm: gain must be [d] for x [..., d]',
+          () => runRowKernel(names.MLARMSNorm, { x, gain: tf.ones([7]) }, { eps: 1 }),
+          'MLARMSNorm: gain must be [d] for x [..., d]',
         ],
         [
           () => runRowKernel(names.MLASwiGLU, { gate: x, up: tf.ones([4, 7]) }, {}),

@@ -18,8 +18,8 @@ typedef struct {
 #define PAIRS "pairs: {'neighbours', 'halves'} = 'neighbours'"
 
 static const RowOp row_ops[ROW_OP_COUNT] = {
-    [MLA_NORM] = {"MLANorm", {"x", "gain"}, {"y"}, {EPS}},
-    [MLA_NORM_BACKWARD] = {"MLANormBackward", {"d_y", "x", "gain"}, {"d_x", "d_gain"}, {EPS}},
+    [MLA_NORM] = {"MLARMSNorm", {"x", "gain"}, {"y"}, {EPS}},
+    [MLA_NORM_BACKWARD] = {"MLARMSNormBackward", {"d_y", "x", "gain"}, {"d_x", "d_gain"}, {EPS}},
     [MLA_ROTARY] = {"MLARotary", {"nope", "rope", "cos", "sin"}, {"joined"}, {PAIRS, "heads: int >= 0"}},
     [MLA_ROTARY_BACKWARD] = {"MLARotaryBackward", {"d_joined", "cos", "sin"}, {"d_nope", "d_rope"}, {PAIRS}},
     [MLA_SWIGLU] = {"MLASwiGLU", {"gate", "up"}, {"out"}, {0}},

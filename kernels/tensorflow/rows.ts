@@ -15,10 +15,10 @@ export const rowKernels: RowKernels<TensorflowBackend> = {
     ];
     return run('MatMul', attributes, [a, b], 1, backend);
   },
-  [names.MLANorm]: ({ x, gain }, { eps }, backend) =>
-    run(names.MLANorm, [epsAttribute(eps, backend)], [x, gain], 1, backend),
-  [names.MLANormBackward]: ({ dY, x, gain }, { eps }, backend) =>
-    run(names.MLANormBackward, [epsAttribute(eps, backend)], [dY, x, gain], 2, backend),
+  [names.MLARMSNorm]: ({ x, gain }, { eps }, backend) =>
+    run(names.MLARMSNorm, [epsAttribute(eps, backend)], [x, gain], 1, backend),
+  [names.MLARMSNormBackward]: ({ dY, x, gain }, { eps }, backend) =>
+    run(names.MLARMSNormBackward, [epsAttribute(eps, backend)], [dY, x, gain], 2, backend),
   [names.MLARotary]: ({ nope, rope, cos, sin }, { pairs, heads }, backend) => {
     const attributes = [
       pairsAttribute(pairs, backend),

@@ -13,8 +13,8 @@ import type {
 /** The product of two matrices, either of them transposed. */
 export const MLAMatMul = 'MLAMatMul';
 /** RMSNorm over the last axis: y. The gradient: dX, dGain. */
-export const MLANorm = 'MLANorm';
-export const MLANormBackward = 'MLANormBackward';
+export const MLARMSNorm = 'MLARMSNorm';
+export const MLARMSNormBackward = 'MLARMSNormBackward';
 /** Rows of the heads' two parts, [b·s, heads·dn] and [b·s, heads·dr], the second turned: one tensor. The gradient: the parts'. */
 export const MLARotary = 'MLARotary';
 export const MLARotaryBackward = 'MLARotaryBackward';
@@ -57,8 +57,8 @@ export interface AdamState {
 
 interface Signatures<T> {
   MLAMatMul: { inputs: { a: T; b: T }; attrs: { transposeA: boolean; transposeB: boolean } };
-  MLANorm: { inputs: { x: T; gain: T }; attrs: { eps: number } };
-  MLANormBackward: { inputs: { dY: T; x: T; gain: T }; attrs: { eps: number } };
+  MLARMSNorm: { inputs: { x: T; gain: T }; attrs: { eps: number } };
+  MLARMSNormBackward: { inputs: { dY: T; x: T; gain: T }; attrs: { eps: number } };
   MLARotary: {
     /** nope is absent where dn = 0 */
     inputs: { nope: T; rope: T } & Tables<T>;

@@ -14,7 +14,8 @@ import { asMatrix, inShape } from './rowwise.js';
  *
  * The gradient is a product with the one-hot ids: bit-equal from run to run on every backend. (tfjs's own gradient,
  * UnsortedSegmentSum, adds by atomics on webgpu, loops over the vocabulary on cpu and does not exist on wasm.) It
- * needs a matrix [ids, vocabulary] for the time of the backward pass, where there is no kernel that adds rows in order. An id outside the table has no defined row.
+ * needs a matrix [ids, vocabulary] for the time of the backward pass, where there is no kernel that adds rows in order.
+ * An id outside the table has no defined row.
  */
 export function embed(table: Tensor2D, ids: Tensor): Tensor {
   return tidy(() => {

@@ -2,7 +2,7 @@ import { add, mul, rsqrt, serialization, sub, sum, tidy } from '@tensorflow/tfjs
 import type { Scalar, Tensor, Tensor1D, Tensor2D } from '@tensorflow/tfjs-core';
 import { initializers, layers } from '@tensorflow/tfjs-layers';
 import type { LayerVariable, Shape } from '@tensorflow/tfjs-layers';
-import { MLANorm, MLANormBackward, hasRowKernel, runRowKernel } from '../core/rowKernels.js';
+import { MLARMSNorm, MLARMSNormBackward, hasRowKernel, runRowKernel } from '../core/rowKernels.js';
 import { constant, withGradient } from '../core/tensors.js';
 import { first, firstShape, lastAxis } from './layerTypes.js';
 import type { LayerArgs } from './layerTypes.js';
@@ -18,14 +18,14 @@ export function rmsNorm<T extends Tensor>(x: T, gain: Tensor1D, eps: number): T 
 }
 
 function rmsNormRows(rows: Tensor2D, gain: Tensor1D, eps: number): Tensor2D {
-  return hasRowKernel(MLANorm) ? fusedNorm(rows, gain, eps) : composedNorm(rows, gain, eps);
+  return hasRowKernel(MLARMSNorm) ? fusedNorm(rows, gain, eps) : composedNorm(rows, gain, eps);
 }
 
 function fusedNorm(rows: Tensor2D, gain: Tensor1D, eps: number): Tensor2D {
   return withGradient(
     [rows, gain],
-    (x, g) => ({ value: runRowKernel(MLANorm, { x, gain: g }, { eps })[0], saved: [x, g] }),
-    (dY, [x, g]) => runRowKernel(MLANormBackward, { dY, x, gain: g }, { eps }),
+    (x, g) => ({ value: runRowKernel(MLARMSNorm, { x, gain: g }, { eps })[0], saved: [x, g] }),
+    (dY, [x, g]) => runRowKernel(MLARMSNormBackward, { dY, x, gain: g }, { eps }),
   ) as Tensor2D;
 }
 

@@ -92,7 +92,7 @@ void mla_plan_rows(const MlaRowCall *call, void *workspace, MlaPlan *plan) {
       plan_cross_entropy(call->kernel, &call->cross_entropy, workspace, plan);
       break;
     case MLA_EMBEDDING_BACKWARD: plan_embedding(&call->embedding, plan); break;
-    case MLA_ADAM_NORM: break; /* is a part of */
+    case MLA_ADAM_NORM: break; /* a part of MLA_ADAM, and no call by itself */
     case MLA_ADAM: plan_adam(&call->adam, workspace, plan); break;
   }
 }

@@ -41,6 +41,7 @@ static void work(int thread) {
   for (;;) {
     int unit = __atomic_sub_fetch(&job.remaining, 1, __ATOMIC_ACQ_REL);
     if (unit < 0) return;
+    _mm_setcsr(job.float_mode); /* here, as a thread may still be here when the next job begins */
     job.run_unit(job.call, unit, job.scratch + (size_t)thread * job.scratch_bytes);
     if (__atomic_sub_fetch(&job.unfinished, 1, __ATOMIC_ACQ_REL) > 0) continue;
     pthread_mutex_lock(&mutex);
@@ -54,7 +55,6 @@ static void *serve(void *thread) {
     pthread_mutex_lock(&mutex);
     while (job.number == seen) pthread_cond_wait(&published, &mutex);
     seen = job.number;
-    _mm_setcsr(job.float_mode);
     pthread_mutex_unlock(&mutex);
     work((int)(intptr_t)thread);
   }
