@@ -1,10 +1,11 @@
 import { getGradient, registerGradient } from '@tensorflow/tfjs-core';
+import { linearGradient } from './linear.js';
 import { mlaAttentionGradient } from './mlaAttention.js';
 import { mlaDecodeGradient } from './mlaDecode.js';
 
-/** Registers the gradients of MLAAttention and MLADecode; a second call does nothing. */
+/** Registers the gradients of our kernels that have one of their own; a second call does nothing. */
 export function registerGradients(): void {
-  for (const gradient of [mlaAttentionGradient, mlaDecodeGradient]) {
+  for (const gradient of [mlaAttentionGradient, mlaDecodeGradient, linearGradient]) {
     if (!getGradient(gradient.kernelName)) registerGradient(gradient);
   }
 }

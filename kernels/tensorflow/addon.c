@@ -5,6 +5,7 @@
 
 #include "../cuda/plan_text.h"
 #include "cpu/mla_cpu.h"
+#include "cublas.h"
 #include "gpu.h"
 #include "tensorflow.h"
 
@@ -53,7 +54,8 @@ static void set_number(napi_env env, napi_value object, const char *name, int nu
   napi_set_named_property(env, object, name, value);
 }
 
-/* Of the GPU: {device, capability, multiprocessors, driver, images}, or in a sentence why there is none for the ops. */
+/* Of the GPU: {device, capability, multiprocessors, driver, images, noCublas}, or in a sentence why there is none for the
+   ops. */
 static void set_cuda(napi_env env, napi_value report) {
   MlaCudaReport found;
   napi_value cuda;
@@ -68,6 +70,8 @@ static void set_cuda(napi_env env, napi_value report) {
   set_number(env, cuda, "multiprocessors", found.multiprocessors);
   set_number(env, cuda, "driver", found.driver_version);
   set_number(env, cuda, "images", found.images);
+  const char *no_cublas = cublas_open();
+  if (no_cublas) set_text(env, cuda, "noCublas", no_cublas);
   napi_set_named_property(env, report, "cuda", cuda);
 }
 

@@ -8,10 +8,11 @@ import { registerKernels } from '../../src/core/register.js';
 import { registerRowKernels } from '../../src/core/rowKernels.js';
 import type { Kernels, Plan } from '../../src/core/register.js';
 import type { AttentionInputs, BackwardInputs, DecodeInputs } from '../../src/core/kernelInputs.js';
+import { absentInput } from './absentInputs.js';
 import { planOnGpu, precisionOnGpu, requireCuda } from './gpu.js';
 import { forgetHostCopies } from './hostCopies.js';
 import { registerOps } from './native.js';
-import { rowKernels } from './rows.js';
+import { linearKernels, rowKernels } from './rows.js';
 import type { NativeReport } from './native.js';
 
 const backendName = 'tensorflow';
@@ -85,7 +86,7 @@ export function registerTensorflowKernels(noGpu?: string): void {
   const { isUsingGpuDevice } = backend;
   const report = registerOps();
   const cuda = isUsingGpuDevice ? requireCuda(report) : undefined;
-  if (!kept.has(backend)) kept.set(backend, keepAbsent(backend));
+  absentInput('int32', backend); // made here: what a kernel makes and keeps, tfjs takes for a leak
   registerKernels(backendName, kernels, {
     cacheFormats: ['float32'],
     isBackwardJoined: () => true,
@@ -97,6 +98,7 @@ export function registerTensorflowKernels(noGpu?: string): void {
     compile: () => Promise.resolve(),
   });
   registerRowKernels(backendName, rowKernels);
+  if (cuda && cuda.noCublas === undefined) registerRowKernels(backendName, linearKernels);
 }
 
 function attentionInputs({ q, k, v, kRope, qLengths, kvLengths }: AttentionInputs): TensorInfo[] {
@@ -109,20 +111,6 @@ function decodeInputs({ qLatent, qRope, cKv, kRope, kvLengths }: DecodeInputs): 
 
 function backwardInputs({ dOut, lse, delta }: BackwardInputs): TensorInfo[] {
   return [dOut, lse, delta];
-}
-
-/**
- * What stands for absent inputs, by backend. It is kept, as TensorFlow copies a tensor of the host that is new to it to the
- * GPU, which takes longer than an op.
- */
-const kept = new WeakMap<TensorflowBackend, Record<string, TensorInfo>>();
-
-function keepAbsent(backend: TensorflowBackend): Record<string, TensorInfo> {
-  const shape = [0];
-  return {
-    float32: { dataId: backend.write(new Float32Array(0), shape, 'float32'), shape, dtype: 'float32' },
-    int32: { dataId: backend.write(new Int32Array(0), shape, 'int32'), shape, dtype: 'int32' },
-  };
 }
 
 function isAbsent({ shape }: TensorInfo): boolean {
@@ -155,7 +143,7 @@ function run(
       attributes.push({ name: 'precision', type: TF_ATTR_STRING, value: precisionOnGpu(problem) });
   }
   const given = inputs.map((input) =>
-    isAbsent(input) ? (kept.get(backend)?.[input.dtype] ?? input) : input,
+    isAbsent(input) ? absentInput(input.dtype as 'float32' | 'int32', backend) : input,
   );
   return backend.executeMultipleOutputs(op, attributes, given, outputs);
 }

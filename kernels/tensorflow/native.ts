@@ -17,6 +17,8 @@ export interface CudaReport {
   driver: number;
   /** the CUDA that the kernels were compiled by which the driver takes: 12 or 13 */
   images: number;
+  /** why products of matrices are left to TensorFlow's own ops: no cuBLAS is to be found */
+  noCublas?: string;
 }
 
 /** What the library says of itself once its ops are registered. */

@@ -178,7 +178,7 @@ const char *register_definition(TF_OpDefinitionBuilder *builder, ShapeFunction *
 
 const char *register_kernels(const char *op, Create *create, Compute *on_cpu, Compute *on_gpu,
                              const char *host_input) {
-  const char *message = register_kernel("CPU", op, create, on_cpu, NULL);
+  const char *message = on_cpu ? register_kernel("CPU", op, create, on_cpu, NULL) : NULL;
   return message || gpu_open() ? message : register_kernel("GPU", op, create, on_gpu, host_input);
 }
 
@@ -231,5 +231,6 @@ const char *register_ops(void) {
   const char *message = register_cache_append();
   for (int i = 0; i < OP_COUNT && !message; i++) message = register_op(i);
   if (!message) message = register_row_ops();
-  return message ? message : register_adam();
+  if (!message) message = register_adam();
+  return message ? message : register_linear();
 }

@@ -35,8 +35,8 @@ typedef struct {
 void compute_on_cpu(void *attributes, TF_OpKernelContext *context);
 void compute_on_gpu(void *attributes, TF_OpKernelContext *context);
 
-/* op.c: what registers an op and its kernels, which return NULL, or in a sentence why not. `host_input`, if any, stays in the
-   host's memory where the op runs on a GPU. */
+/* op.c: what registers an op and its kernels, which return NULL, or in a sentence why not. `on_cpu` may be NULL. `host_input`,
+   if any, stays in the host's memory where the op runs on a GPU. */
 typedef void *Create(TF_OpKernelConstruction *);
 typedef void ShapeFunction(TF_ShapeInferenceContext *, TF_Status *);
 typedef void Compute(void *, TF_OpKernelContext *);
@@ -46,9 +46,10 @@ const char *register_kernels(const char *op, Create *create, Compute *on_cpu, Co
 /* Shapes of the outputs: unknown, or those of these inputs. */
 ShapeFunction shape_unknown, shape_like_first, shape_like_second_and_third;
 
-/* row_ops.c: all of them; adam.c: MLAAdam. */
+/* row_ops.c: all of them; adam.c: MLAAdam; linear.c: MLALinear and MLALinearBackward. */
 const char *register_row_ops(void);
 const char *register_adam(void);
+const char *register_linear(void);
 
 /* cache_append.c: MLACacheAppend, which has no attributes but its type. */
 void append_on_cpu(void *nothing, TF_OpKernelContext *context);

@@ -171,8 +171,9 @@ static void cross_entropy(RowCall *call, int is_backward) {
   TF_Tensor **in = call->inputs, *logits = in[is_backward], *labels = in[is_backward + 1];
   MlaCrossEntropy *p = &call->row.cross_entropy;
   p->rows = elements(labels);
-  p->columns = tf.TF_NumDims(logits) == 2 ? (int)tf.TF_Dim(logits, 1) : 0;
-  if (!p->rows || !p->columns || tf.TF_Dim(logits, 0) != p->rows) fail(call, "logits must be [n, columns], labels [n]");
+  p->columns = (int)last_dim(logits);
+  if (!p->rows || !p->columns || elements(logits) != p->rows * p->columns)
+    fail(call, "logits must be [..., columns], labels [...]");
   if (is_backward && elements(in[0]) != 1) fail(call, "d_loss must be one number");
   if (is_failed(call)) return;
   p->logits = data(logits), p->labels = data(labels);

@@ -2,7 +2,28 @@
 import type { TensorInfo } from '@tensorflow/tfjs-core';
 import * as names from '../../src/core/rowKernels.js';
 import type { RotaryPairs, RowKernels } from '../../src/core/rowKernels.js';
+import { absentInput } from './absentInputs.js';
 import type { Attribute, TensorflowBackend } from './index.js';
+
+/** By cuBLAS. */
+export const linearKernels: RowKernels<TensorflowBackend> = {
+  [names.MLALinear]: (inputs, { shapes }, backend) => {
+    const maps = inputs.length - 1;
+    const attributes = [listAttribute(maps, backend)];
+    if (shapes.length === 0)
+      return run(names.MLALinear, attributes, [...inputs, absentInput('int32', backend)], maps, backend);
+    const behindRanks = shapes.flatMap((shape) => [shape.length, ...shape]);
+    const given = hostTensor(Int32Array.from(behindRanks), 'int32', backend);
+    const results = run(names.MLALinear, attributes, [...inputs, given], maps, backend);
+    backend.disposeData(given.dataId);
+    return results;
+  },
+  // x, and of each map its weight and dY
+  [names.MLALinearBackward]: (inputs, _, backend) => {
+    const maps = (inputs.length - 1) / 2;
+    return run(names.MLALinearBackward, [listAttribute(maps, backend)], inputs, 1 + maps, backend);
+  },
+};
 
 export const rowKernels: RowKernels<TensorflowBackend> = {
   // tfjs-node takes TensorFlow's op for batches, whose launch takes longer
@@ -42,12 +63,15 @@ export const rowKernels: RowKernels<TensorflowBackend> = {
   [names.MLAAdam]: (lists, rates, backend) => {
     const { beta1, beta2, smallest, rate, clipNorm } = rates;
     const values = new Float32Array([beta1, 1 - beta1, beta2, 1 - beta2, smallest, rate, clipNorm]);
-    // no attributes, as they change from step to step; the op reads them on the host, so that no GPU waits for them
-    const shape = [values.length];
-    const numbers = { dataId: backend.write(values, shape, 'float32'), shape, dtype: 'float32' } as const;
+    const numbers = hostTensor(values, 'float32', backend);
     const tensors = (lists.length - 2) / 2;
-    const attributes = [{ name: 'N', type: backend.binding.TF_ATTR_INT, value: tensors }];
-    const updated = run(names.MLAAdam, attributes, [...lists, numbers], tensors + 3, backend);
+    const updated = run(
+      names.MLAAdam,
+      [listAttribute(tensors, backend)],
+      [...lists, numbers],
+      tensors + 3,
+      backend,
+    );
     backend.disposeData(numbers.dataId);
     return updated;
   },
@@ -61,6 +85,21 @@ function run(
   backend: TensorflowBackend,
 ): TensorInfo[] {
   return backend.executeMultipleOutputs(op, attributes, inputs, outputs);
+}
+
+/** For what changes from step to step: it is no attribute, and the op reads it on the host, so that no GPU waits for it. */
+function hostTensor(
+  values: Float32Array | Int32Array,
+  dtype: 'float32' | 'int32',
+  backend: TensorflowBackend,
+): TensorInfo {
+  const shape = [values.length];
+  return { dataId: backend.write(values, shape, dtype), shape, dtype };
+}
+
+/** How many tensors a list of inputs has. */
+function listAttribute(tensors: number, { binding }: TensorflowBackend): Attribute {
+  return { name: 'N', type: binding.TF_ATTR_INT, value: tensors };
 }
 
 function epsAttribute(eps: number, { binding }: TensorflowBackend): Attribute {

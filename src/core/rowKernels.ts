@@ -12,6 +12,9 @@ import type {
 
 /** The product of two matrices, either of them transposed. */
 export const MLAMatMul = 'MLAMatMul';
+/** Several linear maps of one input. The gradient: dX, and of each weight. See runLinearKernel. */
+export const MLALinear = 'MLALinear';
+export const MLALinearBackward = 'MLALinearBackward';
 /** RMSNorm over the last axis: y. The gradient: dX, dGain. */
 export const MLARMSNorm = 'MLARMSNorm';
 export const MLARMSNormBackward = 'MLARMSNormBackward';
@@ -68,7 +71,7 @@ interface Signatures<T> {
   MLARotaryBackward: { inputs: { dJoined: T } & Tables<T>; attrs: { pairs: RotaryPairs } };
   MLASwiGLU: { inputs: { gate: T; up: T }; attrs: Record<string, never> };
   MLASwiGLUBackward: { inputs: { dOut: T; gate: T; up: T }; attrs: Record<string, never> };
-  /** logits [n, vocabulary], labels int32 [n] */
+  /** logits [..., vocabulary], labels int32 [...] */
   MLACrossEntropy: { inputs: { logits: T; labels: T }; attrs: Record<string, never> };
   MLACrossEntropyBackward: { inputs: { dLoss: T; logits: T; labels: T }; attrs: Record<string, never> };
   /** dRows [n, d], ids int32 [n] */
@@ -77,14 +80,23 @@ interface Signatures<T> {
 
 export type RowKernelName = keyof Signatures<unknown>;
 
-/** The row kernels of a backend. The inputs of MLAAdam are a list: values, as many gradients, both moments. */
+interface ListKernels<Backend> {
+  /** inputs: values, as many gradients, both moments */
+  MLAAdam?: (inputs: TensorInfo[], rates: AdamRates, backend: Backend) => TensorInfo[];
+  /** inputs: x, weights; shapes: of the results, [] for [rows, out]; none where all are rows */
+  MLALinear?: (inputs: TensorInfo[], attrs: { shapes: number[][] }, backend: Backend) => TensorInfo[];
+  /** inputs: x, weights, gradients of the results */
+  MLALinearBackward?: (inputs: TensorInfo[], attrs: object, backend: Backend) => TensorInfo[];
+}
+
+/** The row kernels of a backend; those of lists of tensors have no names for their inputs. */
 export type RowKernels<Backend> = {
   [Name in RowKernelName]?: (
     inputs: Signatures<TensorInfo>[Name]['inputs'],
     attrs: Signatures<TensorInfo>[Name]['attrs'],
     backend: Backend,
   ) => TensorInfo | TensorInfo[];
-} & { MLAAdam?: (inputs: TensorInfo[], rates: AdamRates, backend: Backend) => TensorInfo[] };
+} & ListKernels<Backend>;
 
 /** Registers them; kernels that are there already stay. */
 export function registerRowKernels<Backend extends KernelBackend>(
@@ -104,7 +116,7 @@ export function registerRowKernels<Backend extends KernelBackend>(
 }
 
 /** Whether the current backend has a kernel. */
-export function hasRowKernel(name: RowKernelName | typeof MLAAdam): boolean {
+export function hasRowKernel(name: RowKernelName | keyof ListKernels<unknown>): boolean {
   return getKernel(name, getBackend()) !== undefined;
 }
 
@@ -118,16 +130,31 @@ export function runRowKernel<Name extends RowKernelName>(
   return [results].flat();
 }
 
+/** x times each weight [out, in], transposed: rows, or in the shape given. Differentiable. */
+export function runLinearKernel(x: Tensor, weights: Tensor[], shapes: (number[] | undefined)[]): Tensor[] {
+  // without a shape that is given, none
+  const attrs = { shapes: shapes.some((shape) => shape) ? shapes.map((shape) => shape ?? []) : [] };
+  return runListKernel(MLALinear, [x, ...weights], attrs);
+}
+
+/** MLALinear's gradients: of x, and of each weight. */
+export function runLinearBackwardKernel(inputs: readonly Tensor[], dYs: readonly Tensor[]): Tensor[] {
+  return runListKernel(MLALinearBackward, [...inputs, ...dYs], {});
+}
+
 /** MLAAdam's. */
 export function runAdamKernel(
   { values, firstMoment, secondMoment }: AdamState,
   gradients: readonly Tensor[],
   rates: AdamRates,
 ): AdamState & { norm: Scalar } {
-  // a list, as tfjs's own kernels of lists take it
-  const inputs = [...values, ...gradients, firstMoment, secondMoment] as unknown as NamedTensorMap;
-  const attrs = rates as unknown as NamedAttrMap;
-  const results = engine().runKernel(MLAAdam, inputs, attrs) as unknown as Tensor[];
+  const inputs = [...values, ...gradients, firstMoment, secondMoment];
+  const results = runListKernel(MLAAdam, inputs, { ...rates });
   const [first, second, norm] = results.slice(values.length) as [Tensor1D, Tensor1D, Scalar];
   return { values: results.slice(0, values.length), firstMoment: first, secondMoment: second, norm };
+}
+
+/** tfjs's own kernels of lists take them so too, past the types. */
+function runListKernel(name: keyof ListKernels<unknown>, inputs: Tensor[], attrs: NamedAttrMap): Tensor[] {
+  return [engine().runKernel<Tensor | Tensor[]>(name, inputs as unknown as NamedTensorMap, attrs)].flat();
 }

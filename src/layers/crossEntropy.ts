@@ -18,15 +18,14 @@ export function crossEntropy(logits: Tensor, labels: Tensor): Scalar {
     );
   }
   return tidy(() => {
-    const rows = asMatrix(logits);
-    if (rows.size > 0 && hasRowKernel(MLACrossEntropy)) return fusedCrossEntropy(rows, labels);
-    return composedCrossEntropy(rows, reshape(labels, [labels.size]));
+    if (logits.size > 0 && hasRowKernel(MLACrossEntropy)) return fusedCrossEntropy(logits, labels);
+    return composedCrossEntropy(asMatrix(logits), reshape(labels, [labels.size]));
   });
 }
 
-function fusedCrossEntropy(rows: Tensor2D, ids: Tensor): Scalar {
+function fusedCrossEntropy(all: Tensor, ids: Tensor): Scalar {
   return withGradient(
-    [rows],
+    [all],
     (logits) => ({
       value: runRowKernel(MLACrossEntropy, { logits, labels: ids }, {})[0],
       saved: [logits, ids],

@@ -1,21 +1,50 @@
 import { add, getBackend, matMul, tidy, transpose } from '@tensorflow/tfjs-core';
 import type { Tensor, Tensor1D, Tensor2D } from '@tensorflow/tfjs-core';
-import { MLAMatMul, hasRowKernel, runRowKernel } from '../core/rowKernels.js';
+import { MLALinear, MLAMatMul, hasRowKernel, runLinearKernel, runRowKernel } from '../core/rowKernels.js';
 import { withGradient } from '../core/tensors.js';
-import { asMatrix, inShape } from './rowwise.js';
+import { inShape } from './rowwise.js';
 
-/**
- * x [..., in] times a weight [out, in], transposed, plus an optional bias [out]; the result has the shape given.
- *
- * Weights stay in Hugging Face's orientation: both operands are read along their rows.
- */
-export function linear(x: Tensor, weight: Tensor, shape: number[], bias?: Tensor): Tensor {
-  const rows = withGradient(
-    [asMatrix(x), weight],
-    (a, w) => ({ value: product(a, w, 'b'), saved: [a, w] }),
-    (dy, [a, w]) => [product(dy, w), product(dy, a, 'a')],
+/** A weight [out, in] in Hugging Face's orientation, in which both operands are read along their rows. */
+export interface LinearMap {
+  weight: Tensor;
+  /** [out] */
+  bias?: Tensor;
+  /** Of the result, with as many elements as [rows, out], which is the default. */
+  shape?: number[];
+}
+
+/** x, as rows of `in` columns, times a weight [out, in], transposed, plus an optional bias [out]. */
+export function linear(x: Tensor, map: LinearMap): Tensor {
+  return linears(x, [map])[0];
+}
+
+/** Several linear maps of one input, in one kernel where the backend has it. */
+export function linears(x: Tensor, maps: LinearMap[]): Tensor[] {
+  const weights = maps.map(({ weight }) => weight);
+  const products = hasRowKernel(MLALinear)
+    ? runLinearKernel(
+        x,
+        weights,
+        // a bias is added to rows
+        maps.map(({ bias, shape }) => (bias ? undefined : shape)),
+      )
+    : composedProducts(x, weights);
+  return maps.map(({ bias, shape }, i) => {
+    const rows = bias ? add(products[i], bias as Tensor1D) : products[i];
+    return shape ? inShape(rows, shape) : rows;
+  });
+}
+
+function composedProducts(x: Tensor, weights: Tensor[]): Tensor[] {
+  const columns = (weights[0] as Tensor2D).shape[1];
+  const rows = inShape(x, [x.size / Math.max(1, columns), columns]);
+  return weights.map((weight) =>
+    withGradient(
+      [rows, weight],
+      (a, w) => ({ value: product(a, w, 'b'), saved: [a, w] }),
+      (dy, [a, w]) => [product(dy, w), product(dy, a, 'a')],
+    ),
   );
-  return inShape(bias ? add(rows, bias as Tensor1D) : rows, shape);
 }
 
 /**

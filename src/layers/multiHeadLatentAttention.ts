@@ -12,7 +12,8 @@ import type { MultiHeadLatentAttentionConfig } from './attentionConfig.js';
 import { lengthsFromInput, lengthsFromMask } from './attentionMask.js';
 import { checkInput, first, firstShape, lastAxis, normal } from './layerTypes.js';
 import type { LayerArgs } from './layerTypes.js';
-import { linear } from './linear.js';
+import { linear, linears } from './linear.js';
+import type { LinearMap } from './linear.js';
 import { rmsNorm } from './rmsNorm.js';
 import { RotaryEmbedding } from './rotaryEmbedding.js';
 import type { RopeTables } from './rotaryEmbedding.js';
@@ -39,12 +40,6 @@ export type FullForm = (
   options?: MlaAttentionOptions & { returnLse?: false },
 ) => Tensor4D;
 
-/** What a token leaves in a cache: [b·s, kvLoraRank] and [b, s, qkRopeHeadDim]. */
-interface Latents {
-  cKv: Tensor2D;
-  kRope: Tensor3D;
-}
-
 /** An input as rows [b·s, hidden], and what is known of their places. */
 interface Tokens {
   rows: Tensor2D;
@@ -53,10 +48,14 @@ interface Tokens {
   rope: RopeTables;
 }
 
-/** Before the rotary columns are turned: [b·s, heads·d]. */
-interface Queries {
-  nope: Tensor2D;
-  rope: Tensor2D;
+/** Queries before their rotary columns are turned, [b·s, heads·d], and what a token leaves in a cache. */
+interface Projected {
+  qNope: Tensor2D;
+  qRope: Tensor2D;
+  /** [b·s, kvLoraRank] */
+  cKv: Tensor2D;
+  /** [b, s, qkRopeHeadDim] */
+  kRope: Tensor3D;
 }
 
 /**
@@ -127,7 +126,8 @@ export class MultiHeadLatentAttention extends layers.Layer {
     return tidy(() => {
       const x = first(inputs);
       const tokens = this.tokens(x, rope);
-      return this.attend(tokens, this.latents(tokens), this.lengths(inputs, tokens, mask), x.shape);
+      const projected = this.project(tokens);
+      return this.attend(tokens, projected, this.lengths(inputs, tokens, mask), x.shape);
     });
   }
 
@@ -141,9 +141,9 @@ export class MultiHeadLatentAttention extends layers.Layer {
     }
     return tidy(() => {
       const tokens = this.tokens(x, rope);
-      const latents = this.latents(tokens);
-      this.append(cache, tokens, latents, counts);
-      return this.attend(tokens, latents, counts, x.shape) as T;
+      const projected = this.project(tokens);
+      this.append(cache, tokens, projected, counts);
+      return this.attend(tokens, projected, counts, x.shape) as T;
     });
   }
 
@@ -155,17 +155,17 @@ export class MultiHeadLatentAttention extends layers.Layer {
     return tidy(() => {
       const { numHeads: h, qkNopeHeadDim } = this.config;
       const tokens = this.tokens(x, rope, cache.lengths);
-      const queries = this.queries(tokens);
-      const nope: Tensor4D = reshape(queries.nope, [tokens.b, tokens.s, h, qkNopeHeadDim]);
-      this.append(cache, tokens, this.latents(tokens));
+      const projected = this.project(tokens);
+      const nope: Tensor4D = reshape(projected.qNope, [tokens.b, tokens.s, h, qkNopeHeadDim]);
+      this.append(cache, tokens, projected);
       const out = mlaDecode(
         this.perHead(nope, 'kv_b_proj_key', false),
-        this.rope.turnRows(queries.rope, tokens.rope, h) as Tensor4D,
+        this.rope.turnRows(projected.qRope, tokens.rope, h) as Tensor4D,
         cache.cKv,
         cache.kRope,
         { softmaxScale: this.softmaxScale, kvLengths: cache.lengths },
       );
-      return this.project(this.perHead(out, 'kv_b_proj_value', true), x.shape) as T;
+      return this.merge(this.perHead(out, 'kv_b_proj_value', true), x.shape) as T;
     });
   }
 
@@ -204,7 +204,7 @@ export class MultiHeadLatentAttention extends layers.Layer {
   private append(
     cache: LatentCache,
     { b, s }: Tokens,
-    { cKv, kRope }: Latents,
+    { cKv, kRope }: Projected,
     counts?: readonly number[],
   ): void {
     cache.append(reshape(cKv, [b, s, this.config.kvLoraRank]), kRope, counts ? [...counts] : undefined);
@@ -212,16 +212,17 @@ export class MultiHeadLatentAttention extends layers.Layer {
 
   private attend(
     tokens: Tokens,
-    { cKv, kRope }: Latents,
+    { qNope, qRope, cKv, kRope }: Projected,
     lengths: Tensor1D | readonly number[] | undefined,
     shape: number[],
   ): Tensor {
     const { b, s, rope } = tokens;
     const { numHeads: h, qkNopeHeadDim, vHeadDim: dv } = this.config;
-    const queries = this.queries(tokens);
-    const q = this.rope.turnRows(queries.rope, rope, h, queries.nope) as Tensor4D;
-    const k = linear(cKv, this.weight('kv_b_proj_key'), [b, s, h, qkNopeHeadDim]) as Tensor4D;
-    const v = linear(cKv, this.weight('kv_b_proj_value'), [b, s, h, dv]) as Tensor4D;
+    const q = this.rope.turnRows(qRope, rope, h, qNope) as Tensor4D;
+    const [k, v] = linears(cKv, [
+      { weight: this.weight('kv_b_proj_key'), shape: [b, s, h, qkNopeHeadDim] },
+      { weight: this.weight('kv_b_proj_value'), shape: [b, s, h, dv] },
+    ]) as Tensor4D[];
     const out = this.fullForm(q, k, v, {
       kRope,
       causal: 'bottom-right',
@@ -229,40 +230,40 @@ export class MultiHeadLatentAttention extends layers.Layer {
       qLengths: lengths,
       kvLengths: lengths,
     });
-    return this.project(out, shape);
+    return this.merge(out, shape);
   }
 
-  /** Eq. 9, 14 and 15: the latent, normalised, and the rotary key that all heads share. */
-  private latents({ rows, b, s, rope }: Tokens): Latents {
-    const { kvLoraRank: r, qkRopeHeadDim: rr, rmsNormEps } = this.config;
-    const project = (name: string, columns: number): Tensor2D =>
-      linear(rows, this.weight(name), [b * s, columns], this.bias(name)) as Tensor2D;
+  /**
+   * Eq. 12 and 13 (through the queries' own latent, eq. 37-39, if there is one), and 9, 14 and 15: the latent, normalised,
+   * and the rotary key that all heads share. All that reads the input is one call.
+   */
+  private project({ rows, rope }: Tokens): Projected {
+    const { qLoraRank, rmsNormEps } = this.config;
+    const map = (name: string): LinearMap => ({ weight: this.weight(name), bias: this.bias(name) });
+    const queries = (name: string): LinearMap[] => [map(`${name}_nope`), map(`${name}_rope`)];
+    const [latent, rotary, ...ofQueries] = linears(rows, [
+      map('kv_a_proj_latent'),
+      map('kv_a_proj_rope'),
+      ...(qLoraRank === null ? queries('q_proj') : [map('q_a_proj')]),
+    ]) as Tensor2D[];
+    const [qNope, qRope] =
+      qLoraRank === null
+        ? ofQueries
+        : (linears(
+            rmsNorm(ofQueries[0], this.gain('q_a_layernorm'), rmsNormEps),
+            queries('q_b_proj'),
+          ) as Tensor2D[]);
     return {
-      cKv: rmsNorm(project('kv_a_proj_latent', r), this.gain('kv_a_layernorm'), rmsNormEps),
-      kRope: this.rope.turnRows(project('kv_a_proj_rope', rr), rope, 0) as Tensor3D,
-    };
-  }
-
-  /** Eq. 12 and 13 (through the queries' own latent, eq. 37-39, if there is one). */
-  private queries({ rows, b, s }: Tokens): Queries {
-    const { numHeads: h, qkNopeHeadDim, qkRopeHeadDim, qLoraRank, rmsNormEps } = this.config;
-    let source = rows;
-    let name = 'q_proj';
-    if (qLoraRank !== null) {
-      const latent = linear(rows, this.weight('q_a_proj'), [b * s, qLoraRank], this.bias('q_a_proj'));
-      source = rmsNorm(latent as Tensor2D, this.gain('q_a_layernorm'), rmsNormEps);
-      name = 'q_b_proj';
-    }
-    return {
-      nope: linear(source, this.weight(`${name}_nope`), [b * s, h * qkNopeHeadDim]) as Tensor2D,
-      rope: linear(source, this.weight(`${name}_rope`), [b * s, h * qkRopeHeadDim]) as Tensor2D,
+      qNope,
+      qRope,
+      cKv: rmsNorm(latent, this.gain('kv_a_layernorm'), rmsNormEps),
+      kRope: this.rope.turnRows(rotary, rope, 0) as Tensor3D,
     };
   }
 
   /** What the heads have found, [b, s, h, dv], together: [b, s, hidden] or [b·s, hidden]. */
-  private project(heads: Tensor4D, shape: number[]): Tensor {
-    const [b, s, h, dv] = heads.shape;
-    return linear(reshape(heads, [b * s, h * dv]), this.weight('o_proj'), shape, this.bias('o_proj'));
+  private merge(heads: Tensor4D, shape: number[]): Tensor {
+    return linear(heads, { weight: this.weight('o_proj'), bias: this.bias('o_proj'), shape });
   }
 
   /** x [b, n, h, in] times each head's own matrix out of a weight [h·rows, columns], as it is or transposed. */

@@ -6,8 +6,7 @@ import { MLASwiGLU, MLASwiGLUBackward, hasRowKernel, runRowKernel } from '../cor
 import { withGradient } from '../core/tensors.js';
 import { checkPositive, first, firstShape, lastAxis, normal } from './layerTypes.js';
 import type { LayerArgs } from './layerTypes.js';
-import { linear } from './linear.js';
-import { asMatrix } from './rowwise.js';
+import { linear, linears } from './linear.js';
 
 export interface SwiGLUArgs extends LayerArgs {
   /** Columns of the gate and of the projection that it opens. */
@@ -62,11 +61,8 @@ export class SwiGLU extends layers.Layer {
   override call(inputs: Tensor | Tensor[]): Tensor {
     return tidy(() => {
       const x = first(inputs);
-      const rows = asMatrix(x);
-      const inner: [number, number] = [rows.shape[0], this.intermediateSize];
-      const gate = linear(rows, this.gateProj.read(), inner);
-      const up = linear(rows, this.upProj.read(), inner);
-      return linear(gated(gate, up), this.downProj.read(), x.shape);
+      const [gate, up] = linears(x, [{ weight: this.gateProj.read() }, { weight: this.upProj.read() }]);
+      return linear(gated(gate, up), { weight: this.downProj.read(), shape: x.shape });
     });
   }
 

@@ -182,7 +182,7 @@ export class DeepseekModel {
   /** Logits of rows, [...places, vocabulary]. */
   private headOf(rows: Tensor2D, places: number[]): Tensor {
     const weight = this.head ?? variableOf(this.embedding.table);
-    return linear(rows, weight, [...places, this.config.vocabSize]);
+    return linear(rows, { weight, shape: [...places, this.config.vocabSize] });
   }
 
   /** Tensors that Hugging Face's loader passes over too. */
