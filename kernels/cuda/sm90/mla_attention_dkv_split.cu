@@ -242,13 +242,15 @@ struct SplitDkv {
     int warpgroup = __shfl_sync(~0u, threadIdx.x / WARPGROUP, 0);
     if (warpgroup == 0) {
       give_registers<24>();
-      if (threadIdx.x == 0) produce();
+      if (threadIdx.x == 0) {
+        produce();
+        wait_for_previous(); /* dQ, whose results are not read here: what comes next may read them */
+      }
       if (threadIdx.x / 32 == 1) produce_rows();
     } else {
       take_registers<240>();
       consume(warpgroup - 1);
     }
-    wait_for_previous(); /* of dQ, whose results are not read here: what comes next may read them */
   }
 };
 
