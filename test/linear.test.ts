@@ -119,17 +119,17 @@ describe('linear maps of one input', () => {
 
     it('MLALinear refuses bad inputs (where TensorFlow has a GPU)', function () {
       if (!hasRowKernel(MLALinear)) this.skip();
-      const [x, weight] = [tf.ones([5, 6]), tf.ones([4, 5])];
+      const [x, weight] = [tf.ones([5, 7]), tf.ones([4, 6])];
       expectThrows(
         () => linear(x, { weight }),
         'Invalid TF_Status: 3\nMessage: MLALinear: weights must be [out, in] for x [..., in]',
       );
-      const wide = tf.ones([4, 6]);
+      const fitting = tf.ones([4, 7]);
       expectThrows(
-        () => linear(x, { weight: wide, shape: [5, 5] }),
+        () => linear(x, { weight: fitting, shape: [5, 5] }),
         'Invalid TF_Status: 3\nMessage: MLALinear: a shape must have as many elements as rows times out',
       );
-      tf.dispose([x, weight, wide]);
+      tf.dispose([x, weight, fitting]);
     });
   });
 });
