@@ -1,5 +1,5 @@
-/* The float32 operands of an attention as half or bfloat16, to the nearest, in one launch: params.q, k, v, k_rope, d_out to
-   params.d_q, d_k, d_v, d_k_rope, out. Rows are of whole eights; a tensor and its copy have their axes in one order.
+/* The float32 operands of an attention as half or bfloat16, to the nearest, in one launch: params.k, v, k_rope, q, d_out to
+   params.d_k, d_v, d_k_rope, d_q, out. Rows are of whole eights; a tensor and its copy have their axes in one order.
    grid: (any, 1, tensors). */
 #pragma once
 
@@ -35,10 +35,10 @@ struct Rows {
 
 __device__ inline Rows rows_of(const MlaParams &p, unsigned operand) {
   switch (operand) {
-    case MLA_CONVERT_Q: return {p.q, p.d_q, p.batch, p.sq, p.hq, p.dn + p.dr};
     case MLA_CONVERT_K: return {p.k, p.d_k, p.batch, p.skv, p.hkv, p.dn};
     case MLA_CONVERT_V: return {p.v, p.d_v, p.batch, p.skv, p.hkv, p.dv};
     case MLA_CONVERT_K_ROPE: return {p.k_rope, p.d_k_rope, p.batch, p.skv, p.hkv, p.dr};
+    case MLA_CONVERT_Q: return {p.q, p.d_q, p.batch, p.sq, p.hq, p.dn + p.dr};
     default: return {p.d_out, p.out, p.batch, p.sq, p.hq, p.dv};
   }
 }
@@ -48,7 +48,7 @@ struct Eight {
 };
 
 /* Calls take(eight numbers, where their copies lie in rows.to) for all of the thread's, MLA_CONVERT_AT_ONCE times
-   eight on their way: memory is all that bounds it. */
+   eight on their way: memory is all that bounds it. What is read once shall not drive the copies out of L2. */
 template <typename TAKE>
 __device__ inline void for_each_eight(const Rows &rows, TAKE take) {
   const int step = 8 * blockDim.x;
@@ -62,7 +62,10 @@ __device__ inline void for_each_eight(const Rows &rows, TAKE take) {
     Eight eights[MLA_CONVERT_AT_ONCE];
 #pragma unroll
     for (int i = 0; i < MLA_CONVERT_AT_ONCE; i++)
-      if (column + i * step < rows.columns) eights[i] = *reinterpret_cast<const Eight *>(from + i * step);
+      if (column + i * step < rows.columns) {
+        const float4 *eight = reinterpret_cast<const float4 *>(from + i * step);
+        eights[i] = {__ldcs(eight), __ldcs(eight + 1)};
+      }
 #pragma unroll
     for (int i = 0; i < MLA_CONVERT_AT_ONCE; i++)
       if (column + i * step < rows.columns) take(eights[i], to + i * step);

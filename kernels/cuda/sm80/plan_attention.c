@@ -50,7 +50,7 @@ int mla_plan_sm80_attention(const MlaDevice *device, MlaKernel kernel, const Mla
   MlaParams *p = &arguments.params;
   int is_split = mla_multiplied_as(p) == MLA_AS_FLOAT32;
   if (!(is_split ? mla_split_operands(plan, workspace, &arguments, MLA_SPLIT_IN_ROWS)
-                 : mla_operands(plan, workspace, p, mla_multiplied_type(p), "sm80/convert")))
+                 : mla_operands(plan, workspace, p, mla_multiplied_type(p), "sm80/convert", MLA_CONVERT_Q)))
     return 0;
   MlaLaunch *launch = mla_launch(plan, "sm80/mla_attention", tile->function, &arguments);
   launch->grid[0] = (unsigned)(p->batch * p->hq);

@@ -61,24 +61,26 @@ static int are_whole(const MlaParams *p) {
   return is_whole;
 }
 
-int mla_operands(MlaPlan *plan, void *workspace, MlaParams *p, MlaType type, const char *conversion) {
+int mla_operands(MlaPlan *plan, void *workspace, MlaParams *p, MlaType type, const char *conversion,
+                 MlaConverted last) {
   if (!are_whole(p)) return 0;
   if (p->type == type) return 1;
   MlaArguments arguments = {.params = *p};
   MlaParams *to = &arguments.params;
-  int has_d_out = p->d_out.start != NULL;
-  p->q = to->d_q = place_rows(plan, workspace, p->q, p->batch, p->sq, p->hq, p->dn + p->dr);
   p->k = to->d_k = place_rows(plan, workspace, p->k, p->batch, p->skv, p->hkv, p->dn);
   p->v = to->d_v = place_rows(plan, workspace, p->v, p->batch, p->skv, p->hkv, p->dv);
   if (p->dr) p->k_rope = to->d_k_rope = place_rows(plan, workspace, p->k_rope, p->batch, p->skv, p->hkv, p->dr);
-  if (has_d_out) p->d_out = to->out = place_d_out(plan, workspace, p);
-  p->q_rope = p->q;
-  p->q_rope.start = (char *)p->q.start + p->dn * 2;
+  if (last >= MLA_CONVERT_Q) {
+    p->q = to->d_q = place_rows(plan, workspace, p->q, p->batch, p->sq, p->hq, p->dn + p->dr);
+    p->q_rope = p->q;
+    p->q_rope.start = (char *)p->q.start + p->dn * 2;
+  }
+  if (last >= MLA_CONVERT_D_OUT) p->d_out = to->out = place_d_out(plan, workspace, p);
   int64_t queries = (int64_t)p->batch * p->sq * p->hq, keys = (int64_t)p->batch * p->skv * p->hkv;
-  int64_t of_queries = queries * (p->dn + p->dr), of_keys = keys * (p->dn > p->dv ? p->dn : p->dv);
+  int64_t of_queries = last < MLA_CONVERT_Q ? 0 : queries * (p->dn + p->dr), of_keys = keys * (p->dn > p->dv ? p->dn : p->dv);
   MlaLaunch *launch = launch_convert(plan, conversion, type == MLA_FLOAT16 ? "convert_f16" : "convert_bf16", &arguments,
                                      of_queries > of_keys ? of_queries : of_keys, MOST_BLOCKS);
-  launch->grid[2] = has_d_out ? MLA_CONVERT_D_OUT + 1 : MLA_CONVERT_D_OUT;
+  launch->grid[2] = last + 1;
   return 1;
 }
 
@@ -99,10 +101,9 @@ static MlaRows scaled_d_out(MlaPlan *plan, void *workspace, const MlaParams *p, 
 int mla_gradient_operands(MlaPlan *plan, void *workspace, MlaArguments *arguments, MlaType type,
                           const char *conversion) {
   MlaParams *p = &arguments->params;
-  if (p->type == type || type != MLA_FLOAT16) return mla_operands(plan, workspace, p, type, conversion);
+  if (p->type == type || type != MLA_FLOAT16) return mla_operands(plan, workspace, p, type, conversion, MLA_CONVERT_D_OUT);
   MlaParams of_d_out = *p;
-  p->d_out = (MlaRows){0};
-  if (!mla_is_aligned(&of_d_out.d_out, p->type) || !mla_operands(plan, workspace, p, type, conversion)) return 0;
+  if (!mla_operands(plan, workspace, p, type, conversion, MLA_CONVERT_Q)) return 0;
   p->d_out = scaled_d_out(plan, workspace, &of_d_out, &arguments->partial_lse);
   return 1;
 }

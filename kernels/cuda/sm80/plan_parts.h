@@ -3,6 +3,7 @@
 #define MLA_SM80_PLAN_PARTS_H
 
 #include "../families.h"
+#include "convert.h"
 #include "split.h"
 
 /* The 16-bit type that the tensors are multiplied as, or MLA_FLOAT32 if it is none. */
@@ -18,9 +19,10 @@ unsigned mla_shared_bytes(const MlaDevice *device);
 /* Whether every row begins at 16 bytes. */
 int mla_is_aligned(const MlaRows *rows, MlaType type);
 
-/* q, k, v, k_rope and, where there is one, d_out of an attention as operands of `type`: as they are, or converted by
-   a module of this name. Returns 0 if they cannot be copied 16 bytes at a time. */
-int mla_operands(MlaPlan *plan, void *workspace, MlaParams *params, MlaType type, const char *conversion);
+/* k, v, k_rope, q and d_out of an attention as operands of `type`: as they are, or converted by a module of this name, up to
+   the last that is asked for. Returns 0 if they cannot be copied 16 bytes at a time. */
+int mla_operands(MlaPlan *plan, void *workspace, MlaParams *params, MlaType type, const char *conversion,
+                 MlaConverted last);
 
 /* The same for gradients. Where floats become halves, d_out comes multiplied by a power of two, so that its small numbers
    are halves too; partial_lse is then where the GPU puts the power, else NULL. */

@@ -2,6 +2,9 @@
    and walks the keys that they see in tiles of BLOCK_K, from the last to the first. One warpgroup, the producer, lets TMA
    fill a ring of STAGES tiles of keys and values; each of the others, the CONSUMERS, multiplies 64 of the queries with it.
 
+   Where results are float32 the queries are too: each consumer converts those of its own rows, which nobody else reads, while
+   the launch before converts keys and values.
+
    A consumer begins the scores of the next tile before it adds this tile's values, and makes weights of those scores while
    the values are added. Two consumers take turns to begin products, so that one is in its softmax while the other
    multiplies. */
@@ -16,8 +19,9 @@ struct Forward {
   static constexpr int CONSUMERS = BLOCK_Q / WARPGROUP_ROWS;
   static constexpr int CONSUMER_THREADS = WARPGROUP * CONSUMERS;
   static constexpr int THREADS = WARPGROUP + CONSUMER_THREADS;
+  static constexpr bool CONVERTS_QUERIES = sizeof(T) != sizeof(Out);
   using Block = QueryBlock<BLOCK_Q, BLOCK_K>;
-  enum NamedBarrier { CLEARED = 1, TURN = 2 }; /* TURN + w is the turn of consumer w */
+  enum NamedBarrier { CLEARED = 1, TURN = 2, QUERIES = 4 }; /* TURN + w is the turn of consumer w, QUERIES + w its rows */
 
   struct Shared {
     Tile<T, BLOCK_Q, HEAD_QK> q;
@@ -50,10 +54,12 @@ struct Forward {
     for (int round = 0, part; (part = part_of_round(round)) < Block::parts(p); round++) {
       Block block(a, part);
       if (block.tiles == 0) continue;
-      shared.q_empty.wait(q_parity ^ 1);
-      q_parity ^= 1;
-      shared.q_full.arrive_and_expect(sizeof shared.q);
-      copy_tile(shared.q, q, q_rope, p.dn, block.first_query, block.head, block.batch, shared.q_full);
+      if (!CONVERTS_QUERIES) {
+        shared.q_empty.wait(q_parity ^ 1);
+        q_parity ^= 1;
+        shared.q_full.arrive_and_expect(sizeof shared.q);
+        copy_tile(shared.q, q, q_rope, p.dn, block.first_query, block.head, block.batch, shared.q_full);
+      }
       for (int n = 0; n <= block.tiles; n++) {
         if (n < block.tiles) {
           Barrier &full = shared.k_full[k_stage.index];
@@ -71,6 +77,37 @@ struct Forward {
         }
       }
     }
+  }
+
+  /* A consumer's rows of a block's queries, in place of what TMA would write. */
+  __device__ void convert_queries(const Block &block, int consumer) {
+    constexpr int EIGHTS = HEAD_QK / 8, OWN = WARPGROUP_ROWS * EIGHTS / WARPGROUP; /* of a row, of a thread */
+    const MlaParams &p = a.params;
+    const int thread = threadIdx.x % WARPGROUP, rope_first = (p.dn + PANEL - 1) / PANEL * PANEL;
+    float4 low[OWN], high[OWN];
+#pragma unroll
+    for (int i = 0; i < OWN; i++) {
+      int row = (i * WARPGROUP + thread) / EIGHTS, column = (i * WARPGROUP + thread) % EIGHTS * 8;
+      int query = block.first_query + consumer * WARPGROUP_ROWS + row;
+      bool is_rope = column >= rope_first;
+      if (is_rope) column -= rope_first;
+      low[i] = high[i] = float4{};
+      if (query >= p.sq || column >= (is_rope ? p.dr : p.dn)) continue;
+      const float *from = row_of<const float>(is_rope ? p.q_rope : p.q, block.batch, query, block.head) + column;
+      low[i] = __ldcs(reinterpret_cast<const float4 *>(from));
+      high[i] = __ldcs(reinterpret_cast<const float4 *>(from) + 1);
+    }
+    named_sync(QUERIES + consumer, WARPGROUP); /* the products with the last ones are done */
+#pragma unroll
+    for (int i = 0; i < OWN; i++) {
+      int row = (i * WARPGROUP + thread) / EIGHTS, eight = (i * WARPGROUP + thread) % EIGHTS;
+      T *panel_row = shared.q.panels[eight / 8][consumer * WARPGROUP_ROWS + row];
+      *reinterpret_cast<uint4 *>(panel_row + (eight ^ row) % 8 * 8) =
+          uint4{pack_input(low[i].x, low[i].y, T()), pack_input(low[i].z, low[i].w, T()),
+                pack_input(high[i].x, high[i].y, T()), pack_input(high[i].z, high[i].w, T())};
+    }
+    publish_shared_memory();
+    named_sync(QUERIES + consumer, WARPGROUP);
   }
 
   static __device__ void wait_for_turn(int consumer) {
@@ -113,8 +150,12 @@ struct Forward {
 #pragma unroll
       for (int i = 0; i < HEAD_V / 2; i++) sums[i] = 0;
       if (block.tiles > 0) {
-        shared.q_full.wait(q_parity);
-        q_parity ^= 1;
+        if (CONVERTS_QUERIES) {
+          convert_queries(block, consumer);
+        } else {
+          shared.q_full.wait(q_parity);
+          q_parity ^= 1;
+        }
         shared.k_full[k_stage.index].wait(k_stage.parity);
         wait_for_turn(consumer);
         begin_product(scores, shared.q, consumer * WARPGROUP_ROWS, shared.k[k_stage.index]);
@@ -151,7 +192,7 @@ struct Forward {
           scale_sums(sums, factor);
           pack_left(weights, scores, T());
         }
-        leave(shared.q_empty);
+        if (!CONVERTS_QUERIES) leave(shared.q_empty);
         shared.v_full[v_stage.index].wait(v_stage.parity);
         begin_addition(sums, weights, shared.v[v_stage.index]);
         wait_for_products<0>(sums);
@@ -166,11 +207,13 @@ struct Forward {
   __device__ void run() {
     if (threadIdx.x == 0) init_barriers();
     __syncthreads();
-    if (sizeof(T) != sizeof(Out)) wait_for_previous(); /* the conversion */
     int warpgroup = __shfl_sync(~0u, threadIdx.x / WARPGROUP, 0);
     if (warpgroup == 0) {
       give_registers<CONSUMERS == 2 ? 24 : 40>();
-      if (threadIdx.x == 0) produce();
+      if (threadIdx.x == 0) {
+        if (CONVERTS_QUERIES) wait_for_previous(); /* the conversion of keys and values */
+        produce();
+      }
     } else {
       take_registers<CONSUMERS == 2 ? 240 : 216>();
       consume(warpgroup - 1);

@@ -60,15 +60,18 @@ static int64_t at_once(const MlaDevice *device, const Form *form) {
 /* Of the two tensors that are walked over. */
 static int64_t row_bytes(const Form *form) { return (form->head_qk + form->head_v) * 2; }
 
-/* q, q_rope, k, k_rope, v and, for gradients, d_out; without rope its maps are not read. */
+/* q, q_rope, k, k_rope, v and, for gradients, d_out. Not read are those of rope where there is none, and those of q in a
+   forward that converts its queries itself: a map of another tensor stands there. */
 static int add_maps(MlaLaunch *launch, const MlaParams *p, MlaType type, const Form *form) {
   MlaExtent queries = {p->dn, p->sq, p->hq, p->batch, form->block_q};
   MlaExtent keys = {p->dn, p->skv, p->hkv, p->batch, form->block_k}, values = keys, d_out = queries;
   MlaExtent rope_queries = queries, rope_keys = keys;
   if (p->dr) rope_queries.columns = rope_keys.columns = p->dr;
   values.columns = d_out.columns = p->dv;
-  return mla_add_map(launch, type, &p->q, queries) &&
-         mla_add_map(launch, type, p->dr ? &p->q_rope : &p->q, rope_queries) &&
+  int has_queries = p->type == type || form->has_d_out;
+  const MlaRows *q_rope = p->dr ? &p->q_rope : &p->q;
+  return mla_add_map(launch, type, has_queries ? &p->q : &p->k, has_queries ? queries : keys) &&
+         mla_add_map(launch, type, has_queries ? q_rope : &p->k, has_queries ? rope_queries : keys) &&
          mla_add_map(launch, type, &p->k, keys) &&
          mla_add_map(launch, type, p->dr ? &p->k_rope : &p->k, rope_keys) &&
          mla_add_map(launch, type, &p->v, values) && (!form->has_d_out || mla_add_map(launch, type, &p->d_out, d_out));
@@ -101,7 +104,7 @@ static int plan_forward(const MlaDevice *device, const MlaParams *params, MlaTyp
                         MlaPlan *plan) {
   const Form *form = CHOOSE(forward_forms, device, params);
   MlaArguments arguments = {.params = *params};
-  return form && mla_operands(plan, workspace, &arguments.params, type, conversion) &&
+  return form && mla_operands(plan, workspace, &arguments.params, type, conversion, MLA_CONVERT_K_ROPE) &&
          launch_queries(plan, "sm90/mla_attention", form, device, &arguments, type);
 }
 
