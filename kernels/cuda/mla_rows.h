@@ -94,16 +94,19 @@ typedef struct {
   float *squares; /* [pieces]: sums of squares, which are added in order afterwards */
 } MlaAdam;
 
+/* What a row kernel computes: the only argument of those on a GPU. */
+typedef union {
+  MlaNorm norm;
+  MlaRotary rotary;
+  MlaSwiglu swiglu;
+  MlaCrossEntropy cross_entropy;
+  MlaEmbedding embedding;
+  MlaAdam adam;
+} MlaRowArguments;
+
 typedef struct {
   MlaRowKernel kernel;
-  union {
-    MlaNorm norm;
-    MlaRotary rotary;
-    MlaSwiglu swiglu;
-    MlaCrossEntropy cross_entropy;
-    MlaEmbedding embedding;
-    MlaAdam adam;
-  };
+  MlaRowArguments arguments;
 } MlaRowCall;
 
 #endif

@@ -40,14 +40,9 @@ typedef struct {
   const char *function; /* the name of an extern "C" __global__ function in it */
   unsigned grid[3], threads, shared_bytes; /* shared_bytes: dynamic shared memory */
   int is_early; /* may begin while the launch before it runs: the kernel itself waits where it needs what that writes */
-  union { /* the first parameter: the arguments, or a row kernel's own */
+  union { /* the first parameter: the arguments, or a row kernel's */
     MlaArguments arguments;
-    MlaNorm norm;
-    MlaRotary rotary;
-    MlaSwiglu swiglu;
-    MlaCrossEntropy cross_entropy;
-    MlaEmbedding embedding;
-    MlaAdam adam;
+    MlaRowArguments row;
   };
   /* the kernel's parameters after the arguments: const __grid_constant__ CUtensorMap, in this order */
   int map_count;

@@ -92,7 +92,7 @@ static void expect_shapes(Call *call) {
 
 static void describe(Call *call) {
   call->row.kernel = MLA_ADAM;
-  MlaAdam *p = &call->row.adam;
+  MlaAdam *p = &call->row.arguments.adam;
   expect_shapes(call);
   if (is_failed(call)) return;
   /* in the host's memory: they change from step to step */

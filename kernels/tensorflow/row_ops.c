@@ -84,7 +84,7 @@ static float *allocate_like(RowCall *call, int output, int input) {
 
 static void norm(RowCall *call, int is_backward) {
   TF_Tensor **in = call->inputs, *x = in[is_backward], *gain = in[is_backward + 1];
-  MlaNorm *p = &call->row.norm;
+  MlaNorm *p = &call->row.arguments.norm;
   p->columns = (int)elements(gain);
   p->eps = call->attributes->eps;
   if (!tf.TF_NumDims(x) || last_dim(x) != p->columns) fail(call, "gain must be [d] for x [..., d]");
@@ -104,7 +104,7 @@ static void norm(RowCall *call, int is_backward) {
 
 /* The tables are [1 or b, s, 1, dr]: of positions that all batch entries share, or of each entry. */
 static void read_tables(RowCall *call, int cos, int64_t tokens, int64_t heads, int64_t columns) {
-  MlaRotary *p = &call->row.rotary;
+  MlaRotary *p = &call->row.arguments.rotary;
   const TF_Tensor *table = call->inputs[cos];
   if (tf.TF_NumDims(table) != 4 || elements(table) != elements(call->inputs[cos + 1]))
     fail(call, "cos and sin must be [1 or b, s, 1, dr]");
@@ -121,7 +121,7 @@ static void read_tables(RowCall *call, int cos, int64_t tokens, int64_t heads, i
 
 static void rotary(RowCall *call) {
   TF_Tensor **in = call->inputs;
-  MlaRotary *p = &call->row.rotary;
+  MlaRotary *p = &call->row.arguments.rotary;
   int64_t given = call->attributes->heads, heads = given ? given : 1;
   if (tf.TF_NumDims(in[1]) != 2) fail(call, "rope must be [b·s, heads·dr]");
   if (is_failed(call)) return;
@@ -139,7 +139,7 @@ static void rotary(RowCall *call) {
 
 static void rotary_backward(RowCall *call) {
   TF_Tensor **in = call->inputs;
-  MlaRotary *p = &call->row.rotary;
+  MlaRotary *p = &call->row.arguments.rotary;
   int rank = tf.TF_NumDims(in[0]);
   if (rank != 3 && rank != 4) fail(call, "d_joined must be [b, s, heads, dn + dr] or [b, s, dn + dr]");
   if (is_failed(call)) return;
@@ -153,7 +153,7 @@ static void rotary_backward(RowCall *call) {
 
 static void swiglu(RowCall *call, int is_backward) {
   TF_Tensor **in = call->inputs, *gate = in[is_backward], *up = in[is_backward + 1];
-  MlaSwiglu *p = &call->row.swiglu;
+  MlaSwiglu *p = &call->row.arguments.swiglu;
   p->count = elements(gate);
   if (elements(up) != p->count || elements(in[0]) != p->count) fail(call, "all inputs must be of one shape");
   if (is_failed(call)) return;
@@ -169,7 +169,7 @@ static void swiglu(RowCall *call, int is_backward) {
 
 static void cross_entropy(RowCall *call, int is_backward) {
   TF_Tensor **in = call->inputs, *logits = in[is_backward], *labels = in[is_backward + 1];
-  MlaCrossEntropy *p = &call->row.cross_entropy;
+  MlaCrossEntropy *p = &call->row.arguments.cross_entropy;
   p->rows = elements(labels);
   p->columns = (int)last_dim(logits);
   if (!p->rows || !p->columns || elements(logits) != p->rows * p->columns)
@@ -187,7 +187,7 @@ static void cross_entropy(RowCall *call, int is_backward) {
 
 static void embedding_backward(RowCall *call) {
   TF_Tensor *d_rows = call->inputs[0], *ids = call->inputs[1];
-  MlaEmbedding *p = &call->row.embedding;
+  MlaEmbedding *p = &call->row.arguments.embedding;
   int64_t table_rows = call->attributes->table_rows;
   p->tokens = elements(ids);
   if (tf.TF_NumDims(d_rows) != 2 || tf.TF_Dim(d_rows, 0) != p->tokens) fail(call, "d_rows must be [n, d] for n ids");

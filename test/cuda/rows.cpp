@@ -73,7 +73,7 @@ std::vector<double> for_rows(int rows, auto of) {
 RowProblem make_norm(int rows, int columns, bool is_backward) {
   RowProblem made;
   made.call.kernel = is_backward ? MLA_NORM_BACKWARD : MLA_NORM;
-  MlaNorm &p = made.call.norm;
+  MlaNorm &p = made.call.arguments.norm;
   Values x = normals("x", 1, 1, rows, columns, 1), gain = normals("gain", 1, 1, 1, columns, 2);
   p.rows = rows, p.columns = columns, p.eps = 0.01f;
   p.parts = (rows + MLA_NORM_PART_ROWS - 1) / MLA_NORM_PART_ROWS;
@@ -103,7 +103,7 @@ RowProblem make_norm(int rows, int columns, bool is_backward) {
 RowProblem make_rotary(int rows, int columns, bool is_backward) {
   RowProblem made;
   made.call.kernel = is_backward ? MLA_ROTARY_BACKWARD : MLA_ROTARY;
-  MlaRotary &p = made.call.rotary;
+  MlaRotary &p = made.call.arguments.rotary;
   p.dn = columns % 96 ? 0 : 64, p.dr = columns % 96 ? 6 : 32;
   const int d = p.dn + p.dr, heads = columns / d, positions = rows % 2 ? rows : rows / 2;
   p.tokens = rows, p.positions = positions, p.heads = heads, p.is_interleaved = columns % 2 == 0 && rows % 3 != 0;
@@ -139,7 +139,7 @@ RowProblem make_rotary(int rows, int columns, bool is_backward) {
 RowProblem make_swiglu(int rows, int columns, bool is_backward) {
   RowProblem made;
   made.call.kernel = is_backward ? MLA_SWIGLU_BACKWARD : MLA_SWIGLU;
-  MlaSwiglu &p = made.call.swiglu;
+  MlaSwiglu &p = made.call.arguments.swiglu;
   Values gate = normals("gate", 1, 1, rows, columns, 1), up = normals("up", 1, 1, rows, columns, 2);
   for (float &x : gate.data) x *= 8;
   p.count = int64_t(rows) * columns, p.gate = made.input(gate), p.up = made.input(up);
@@ -162,7 +162,7 @@ RowProblem make_swiglu(int rows, int columns, bool is_backward) {
 RowProblem make_cross_entropy(int rows, int columns, bool is_backward) {
   RowProblem made;
   made.call.kernel = is_backward ? MLA_CROSS_ENTROPY_BACKWARD : MLA_CROSS_ENTROPY;
-  MlaCrossEntropy &p = made.call.cross_entropy;
+  MlaCrossEntropy &p = made.call.arguments.cross_entropy;
   Values logits = normals("logits", 1, 1, rows, columns, 1), d_loss = normals("d_loss", 1, 1, 1, 1, 2);
   std::vector<int32_t> labels(rows);
   for (int i = 0; i < rows; i++) labels[i] = int(int64_t(i) * 7919 % columns);
@@ -187,7 +187,7 @@ RowProblem make_cross_entropy(int rows, int columns, bool is_backward) {
 RowProblem make_adam(int rows, int columns, bool) {
   RowProblem made;
   made.call.kernel = MLA_ADAM;
-  MlaAdam &p = made.call.adam;
+  MlaAdam &p = made.call.arguments.adam;
   Values value = normals("value", 1, 1, rows + 1, columns, 1), gradient = normals("gradient", 1, 1, rows + 1, columns, 2),
          first = normals("first", 1, 1, rows + 1, columns, 3), second = normals("second", 1, 1, rows + 1, columns, 4);
   for (float &x : second.data) x *= x;
@@ -229,7 +229,7 @@ RowProblem make_adam(int rows, int columns, bool) {
 RowProblem make_embedding(int rows, int columns, bool) {
   RowProblem made;
   made.call.kernel = MLA_EMBEDDING_BACKWARD;
-  MlaEmbedding &p = made.call.embedding;
+  MlaEmbedding &p = made.call.arguments.embedding;
   Values d_rows = normals("d_rows", 1, 1, rows, columns, 1);
   const int table = rows / 4 + 1;
   std::vector<int32_t> ids(rows);

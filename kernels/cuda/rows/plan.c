@@ -18,19 +18,19 @@ static void plan_norm(MlaRowKernel kernel, const MlaNorm *p, void *workspace, Ml
   const char *function = functions[is_backward][p->columns % 4 == 0];
   MlaNorm call = *p;
   if (!is_backward) {
-    launch(plan, "rows/norm", function, blocks(p->rows, WARPS))->norm = call;
+    launch(plan, "rows/norm", function, blocks(p->rows, WARPS))->row.norm = call;
     return;
   }
   call.gain_parts = mla_take(plan, workspace, sizeof(float) * (size_t)p->parts * (size_t)p->columns);
-  if (p->rows) launch(plan, "rows/norm", function, (unsigned)p->parts)->norm = call;
-  launch(plan, "rows/norm", "norm_gain", blocks(p->columns, 32))->norm = call;
+  if (p->rows) launch(plan, "rows/norm", function, (unsigned)p->parts)->row.norm = call;
+  launch(plan, "rows/norm", "norm_gain", blocks(p->columns, 32))->row.norm = call;
 }
 
 static void plan_rotary(MlaRowKernel kernel, const MlaRotary *p, MlaPlan *plan) {
   const char *function = kernel == MLA_ROTARY ? "rotary_forward" : "rotary_backward";
   unsigned columns = (unsigned)(p->heads * (p->dn + p->dr));
   MlaLaunch *each_token = launch(plan, "rows/rotary", function, (unsigned)p->tokens);
-  each_token->rotary = *p;
+  each_token->row.rotary = *p;
   if (columns < THREADS) each_token->threads = (columns + 31) / 32 * 32;
 }
 
@@ -39,20 +39,20 @@ static void plan_swiglu(MlaRowKernel kernel, const MlaSwiglu *p, MlaPlan *plan) 
                                               {"swiglu_backward", "swiglu_backward_by_4"}};
   int is_by_4 = p->count % 4 == 0;
   const char *function = functions[kernel == MLA_SWIGLU_BACKWARD][is_by_4];
-  launch(plan, "rows/swiglu", function, blocks(p->count, is_by_4 ? 4 * THREADS : THREADS))->swiglu = *p;
+  launch(plan, "rows/swiglu", function, blocks(p->count, is_by_4 ? 4 * THREADS : THREADS))->row.swiglu = *p;
 }
 
 static void plan_cross_entropy(MlaRowKernel kernel, const MlaCrossEntropy *p, void *workspace, MlaPlan *plan) {
   MlaCrossEntropy call = *p;
   if (kernel == MLA_CROSS_ENTROPY_BACKWARD) {
-    launch(plan, "rows/cross_entropy", "cross_entropy_backward", blocks(p->rows, WARPS))->cross_entropy = call;
+    launch(plan, "rows/cross_entropy", "cross_entropy_backward", blocks(p->rows, WARPS))->row.cross_entropy = call;
     return;
   }
   call.row_losses = mla_take(plan, workspace, sizeof(float) * (size_t)p->rows);
-  launch(plan, "rows/cross_entropy", "cross_entropy_forward", blocks(p->rows, WARPS))->cross_entropy = call;
+  launch(plan, "rows/cross_entropy", "cross_entropy_forward", blocks(p->rows, WARPS))->row.cross_entropy = call;
   MlaLaunch *mean = launch(plan, "rows/cross_entropy", "cross_entropy_mean", 1);
   mean->threads = 1024;
-  mean->cross_entropy = call;
+  mean->row.cross_entropy = call;
 }
 
 static void plan_embedding(const MlaEmbedding *p, MlaPlan *plan) {
@@ -60,7 +60,7 @@ static void plan_embedding(const MlaEmbedding *p, MlaPlan *plan) {
   MlaLaunch *each_row = launch(plan, "rows/embedding", "embedding_backward", (unsigned)p->table_rows);
   each_row->grid[1] = blocks(p->columns, COLUMNS);
   each_row->threads = COLUMNS;
-  each_row->embedding = *p;
+  each_row->row.embedding = *p;
 }
 
 static void plan_adam(const MlaAdam *p, void *workspace, MlaPlan *plan) {
@@ -69,11 +69,11 @@ static void plan_adam(const MlaAdam *p, void *workspace, MlaPlan *plan) {
   call.of = mla_take(plan, workspace, bytes);
   call.squares = mla_take(plan, workspace, sizeof(float) * (size_t)p->pieces);
   plan->table = (MlaTable){.from = p->of, .to = (void *)call.of, .bytes = bytes};
-  if (p->pieces) launch(plan, "rows/adam", "adam_squares", (unsigned)p->pieces)->adam = call;
+  if (p->pieces) launch(plan, "rows/adam", "adam_squares", (unsigned)p->pieces)->row.adam = call;
   MlaLaunch *norm = launch(plan, "rows/adam", "adam_norm", 1);
   norm->threads = 1024;
-  norm->adam = call;
-  if (p->pieces) launch(plan, "rows/adam", "adam_update", (unsigned)p->pieces)->adam = call;
+  norm->row.adam = call;
+  if (p->pieces) launch(plan, "rows/adam", "adam_update", (unsigned)p->pieces)->row.adam = call;
 }
 
 void mla_plan_rows(const MlaRowCall *call, void *workspace, MlaPlan *plan) {
@@ -82,17 +82,17 @@ void mla_plan_rows(const MlaRowCall *call, void *workspace, MlaPlan *plan) {
   plan->table.bytes = 0;
   switch (call->kernel) {
     case MLA_NORM:
-    case MLA_NORM_BACKWARD: plan_norm(call->kernel, &call->norm, workspace, plan); break;
+    case MLA_NORM_BACKWARD: plan_norm(call->kernel, &call->arguments.norm, workspace, plan); break;
     case MLA_ROTARY:
-    case MLA_ROTARY_BACKWARD: plan_rotary(call->kernel, &call->rotary, plan); break;
+    case MLA_ROTARY_BACKWARD: plan_rotary(call->kernel, &call->arguments.rotary, plan); break;
     case MLA_SWIGLU:
-    case MLA_SWIGLU_BACKWARD: plan_swiglu(call->kernel, &call->swiglu, plan); break;
+    case MLA_SWIGLU_BACKWARD: plan_swiglu(call->kernel, &call->arguments.swiglu, plan); break;
     case MLA_CROSS_ENTROPY:
     case MLA_CROSS_ENTROPY_BACKWARD:
-      plan_cross_entropy(call->kernel, &call->cross_entropy, workspace, plan);
+      plan_cross_entropy(call->kernel, &call->arguments.cross_entropy, workspace, plan);
       break;
-    case MLA_EMBEDDING_BACKWARD: plan_embedding(&call->embedding, plan); break;
+    case MLA_EMBEDDING_BACKWARD: plan_embedding(&call->arguments.embedding, plan); break;
     case MLA_ADAM_NORM: break; /* a part of MLA_ADAM, and no call by itself */
-    case MLA_ADAM: plan_adam(&call->adam, workspace, plan); break;
+    case MLA_ADAM: plan_adam(&call->arguments.adam, workspace, plan); break;
   }
 }

@@ -199,16 +199,16 @@ static void adam_piece(const MlaAdam *p, int unit) {
 static int row_units(const MlaRowCall *call) {
   switch (call->kernel) {
     case MLA_NORM:
-    case MLA_NORM_BACKWARD: return (int)call->norm.parts;
+    case MLA_NORM_BACKWARD: return (int)call->arguments.norm.parts;
     case MLA_ROTARY:
-    case MLA_ROTARY_BACKWARD: return (int)((call->rotary.tokens + TOKENS - 1) / TOKENS);
+    case MLA_ROTARY_BACKWARD: return (int)((call->arguments.rotary.tokens + TOKENS - 1) / TOKENS);
     case MLA_SWIGLU:
-    case MLA_SWIGLU_BACKWARD: return (int)((call->swiglu.count + NUMBERS - 1) / NUMBERS);
+    case MLA_SWIGLU_BACKWARD: return (int)((call->arguments.swiglu.count + NUMBERS - 1) / NUMBERS);
     case MLA_CROSS_ENTROPY:
-    case MLA_CROSS_ENTROPY_BACKWARD: return (int)((call->cross_entropy.rows + LOGIT_ROWS - 1) / LOGIT_ROWS);
-    case MLA_EMBEDDING_BACKWARD: return (call->embedding.columns + SLICE - 1) / SLICE;
+    case MLA_CROSS_ENTROPY_BACKWARD: return (int)((call->arguments.cross_entropy.rows + LOGIT_ROWS - 1) / LOGIT_ROWS);
+    case MLA_EMBEDDING_BACKWARD: return (call->arguments.embedding.columns + SLICE - 1) / SLICE;
     case MLA_ADAM_NORM:
-    case MLA_ADAM: return call->adam.pieces;
+    case MLA_ADAM: return call->arguments.adam.pieces;
   }
   return 0;
 }
@@ -216,15 +216,15 @@ static int row_units(const MlaRowCall *call) {
 static void run_row_unit(const MlaRowCall *call, int unit) {
   switch (call->kernel) {
     case MLA_NORM:
-    case MLA_NORM_BACKWARD: norm_part(&call->norm, unit, call->kernel == MLA_NORM_BACKWARD); break;
+    case MLA_NORM_BACKWARD: norm_part(&call->arguments.norm, unit, call->kernel == MLA_NORM_BACKWARD); break;
     case MLA_ROTARY:
-    case MLA_ROTARY_BACKWARD: rotary_tokens(&call->rotary, unit, call->kernel == MLA_ROTARY_BACKWARD); break;
+    case MLA_ROTARY_BACKWARD: rotary_tokens(&call->arguments.rotary, unit, call->kernel == MLA_ROTARY_BACKWARD); break;
     case MLA_SWIGLU:
-    case MLA_SWIGLU_BACKWARD: swiglu_numbers(&call->swiglu, unit, call->kernel == MLA_SWIGLU_BACKWARD); break;
-    case MLA_CROSS_ENTROPY: cross_entropy_rows(&call->cross_entropy, unit, 0); break;
-    case MLA_CROSS_ENTROPY_BACKWARD: cross_entropy_rows(&call->cross_entropy, unit, 1); break;
-    case MLA_EMBEDDING_BACKWARD: embedding_slice(&call->embedding, unit); break;
-    case MLA_ADAM_NORM: adam_squares(&call->adam, unit); break;
-    case MLA_ADAM: adam_piece(&call->adam, unit); break;
+    case MLA_SWIGLU_BACKWARD: swiglu_numbers(&call->arguments.swiglu, unit, call->kernel == MLA_SWIGLU_BACKWARD); break;
+    case MLA_CROSS_ENTROPY: cross_entropy_rows(&call->arguments.cross_entropy, unit, 0); break;
+    case MLA_CROSS_ENTROPY_BACKWARD: cross_entropy_rows(&call->arguments.cross_entropy, unit, 1); break;
+    case MLA_EMBEDDING_BACKWARD: embedding_slice(&call->arguments.embedding, unit); break;
+    case MLA_ADAM_NORM: adam_squares(&call->arguments.adam, unit); break;
+    case MLA_ADAM: adam_piece(&call->arguments.adam, unit); break;
   }
 }

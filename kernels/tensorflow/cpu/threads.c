@@ -193,9 +193,9 @@ static int run_rows(const MlaRowCall *call) { return run_units(run_row_unit, cal
 /* Numbers that the units leave, to be added in order once all are there. */
 static int64_t numbers_left(const MlaRowCall *call) {
   switch (call->kernel) {
-    case MLA_NORM_BACKWARD: return call->norm.parts * call->norm.columns;
-    case MLA_CROSS_ENTROPY: return call->cross_entropy.rows;
-    case MLA_ADAM: return call->adam.pieces;
+    case MLA_NORM_BACKWARD: return call->arguments.norm.parts * call->arguments.norm.columns;
+    case MLA_CROSS_ENTROPY: return call->arguments.cross_entropy.rows;
+    case MLA_ADAM: return call->arguments.adam.pieces;
     default: return 0;
   }
 }
@@ -207,20 +207,20 @@ int mla_cpu_run_rows(const MlaRowCall *of) {
   if (!left) return 0;
   switch (call.kernel) {
     case MLA_NORM_BACKWARD:
-      call.norm.gain_parts = left;
+      call.arguments.norm.gain_parts = left;
       run_rows(&call);
-      sum_gain_parts(&call.norm);
+      sum_gain_parts(&call.arguments.norm);
       break;
     case MLA_CROSS_ENTROPY:
-      call.cross_entropy.row_losses = left;
+      call.arguments.cross_entropy.row_losses = left;
       run_rows(&call);
-      mean_of_losses(&call.cross_entropy);
+      mean_of_losses(&call.arguments.cross_entropy);
       break;
     case MLA_ADAM:
-      call.adam.squares = left;
+      call.arguments.adam.squares = left;
       call.kernel = MLA_ADAM_NORM;
       run_rows(&call);
-      norm_of_squares(&call.adam);
+      norm_of_squares(&call.arguments.adam);
       call.kernel = MLA_ADAM;
       run_rows(&call);
       break;
