@@ -15,6 +15,15 @@ export function absentInput(dtype: Dtype, backend: TensorflowBackend): TensorInf
   return ofBackend[dtype];
 }
 
+export function isAbsent({ shape }: TensorInfo): boolean {
+  return shape.length === 1 && shape[0] === 0;
+}
+
+/** The inputs, with what is kept in the place of absent ones. */
+export function withAbsentInputs(inputs: TensorInfo[], backend: TensorflowBackend): TensorInfo[] {
+  return inputs.map((input) => (isAbsent(input) ? absentInput(input.dtype as Dtype, backend) : input));
+}
+
 function keep(backend: TensorflowBackend): Record<Dtype, TensorInfo> {
   const shape = [0];
   const ofBackend: Record<Dtype, TensorInfo> = {

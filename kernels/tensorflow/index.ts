@@ -8,7 +8,7 @@ import { registerKernels } from '../../src/core/register.js';
 import { registerRowKernels } from '../../src/core/rowKernels.js';
 import type { Kernels, Plan } from '../../src/core/register.js';
 import type { AttentionInputs, BackwardInputs, DecodeInputs } from '../../src/core/kernelInputs.js';
-import { absentInput } from './absentInputs.js';
+import { absentInput, withAbsentInputs } from './absentInputs.js';
 import { planOnGpu, precisionOnGpu, requireCuda } from './gpu.js';
 import { forgetHostCopies } from './hostCopies.js';
 import { registerOps } from './native.js';
@@ -113,10 +113,6 @@ function backwardInputs({ dOut, lse, delta }: BackwardInputs): TensorInfo[] {
   return [dOut, lse, delta];
 }
 
-function isAbsent({ shape }: TensorInfo): boolean {
-  return shape.length === 1 && shape[0] === 0;
-}
-
 /** Attributes are part of the key of a cache that TensorFlow never empties: no length is among them. */
 function run(
   op: KernelName,
@@ -142,10 +138,7 @@ function run(
     if (backend.isUsingGpuDevice)
       attributes.push({ name: 'precision', type: TF_ATTR_STRING, value: precisionOnGpu(problem) });
   }
-  const given = inputs.map((input) =>
-    isAbsent(input) ? absentInput(input.dtype as 'float32' | 'int32', backend) : input,
-  );
-  return backend.executeMultipleOutputs(op, attributes, given, outputs);
+  return backend.executeMultipleOutputs(op, attributes, withAbsentInputs(inputs, backend), outputs);
 }
 
 function typeAttribute({ binding }: TensorflowBackend): Attribute {

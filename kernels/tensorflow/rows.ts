@@ -2,7 +2,7 @@
 import type { TensorInfo } from '@tensorflow/tfjs-core';
 import * as names from '../../src/core/rowKernels.js';
 import type { RotaryPairs, RowKernels } from '../../src/core/rowKernels.js';
-import { absentInput } from './absentInputs.js';
+import { absentInput, withAbsentInputs } from './absentInputs.js';
 import type { Attribute, TensorflowBackend } from './index.js';
 
 /** By cuBLAS. */
@@ -84,7 +84,7 @@ function run(
   outputs: number,
   backend: TensorflowBackend,
 ): TensorInfo[] {
-  return backend.executeMultipleOutputs(op, attributes, inputs, outputs);
+  return backend.executeMultipleOutputs(op, attributes, withAbsentInputs(inputs, backend), outputs);
 }
 
 /** For what changes from step to step: it is no attribute, and the op reads it on the host, so that no GPU waits for it. */
