@@ -16,6 +16,7 @@ import {
 } from '../src/layers.js';
 import type { MultiHeadLatentAttentionArgs } from '../src/layers.js';
 import '../src/webgpu.js';
+import { addRmsNorm } from '../src/layers/rmsNorm.js';
 import { expectClose, forwardBounds, forwardFloat16Bounds, gradientBounds } from './support/compare.js';
 import { onEachDevice } from './support/devices.js';
 import { expectEqual, expectThrows, expectTrue } from './support/expect.js';
@@ -205,6 +206,55 @@ describe('layers', () => {
       expectClose('dx', await read(got[0]), await read(expected[0]), gradientBounds);
       expectClose('dGain', await read(got[1]), await read(expected[1]), gradientBounds);
     });
+
+    for (const isSum of [true, false]) {
+      it(`RMSNorm of ${isSum ? 'x + addend' : 'x'}, with and without that sum: the composed form`, async () => {
+        const [x, addend, dy] = [1, 2, 3].map((seed) => tf.randomNormal([6, 8], 0, 2, 'float32', seed));
+        const inputs = [x, tf.randomNormal([8], 1, 0.3, 'float32', 4), ...(isSum ? [addend] : [])];
+        const composed = (sum: tf.Tensor, g: tf.Tensor): tf.Tensor =>
+          tf.mul(tf.mul(sum, tf.rsqrt(tf.add(tf.mean(tf.square(sum), -1, true), 0.01))), g);
+        const plus = (a: tf.Tensor, b?: tf.Tensor): tf.Tensor => (b ? tf.add(a, b) : a);
+        // of the norm alone; of both
+        const ours = [
+          (a: tf.Tensor, g: tf.Tensor, b?: tf.Tensor) => rmsNorm(a, g as tf.Tensor1D, 0.01, b),
+          (a: tf.Tensor, g: tf.Tensor, b?: tf.Tensor) => {
+            const { normed, sum } = addRmsNorm(
+              a as tf.Tensor2D,
+              g as tf.Tensor1D,
+              0.01,
+              b as tf.Tensor2D | undefined,
+            );
+            return tf.mul(normed, tf.sin(sum));
+          },
+        ];
+        const right = [
+          (a: tf.Tensor, g: tf.Tensor, b?: tf.Tensor) => composed(plus(a, b), g),
+          (a: tf.Tensor, g: tf.Tensor, b?: tf.Tensor) => tf.mul(composed(plus(a, b), g), tf.sin(plus(a, b))),
+        ];
+        for (const [i, form] of ours.entries()) {
+          const [got, expected] = [form, right[i]].map((f) => tf.valueAndGrads(f)(inputs, dy));
+          expectClose('value', await read(got.value), await read(expected.value), forwardBounds);
+          for (const [n, gradient] of got.grads.entries()) {
+            expectClose(`gradient ${n}`, await read(gradient), await read(expected.grads[n]), gradientBounds);
+          }
+        }
+      });
+    }
+
+    if (device.backend === 'tensorflow') {
+      it('norms add what comes between them: neither forward nor backward is there another Add', async () => {
+        const gain = tf.ones<tf.Rank.R1>([8]);
+        const blocks = (x: tf.Tensor): tf.Tensor => {
+          let { normed, sum } = addRmsNorm(x as tf.Tensor2D, gain, 0.01);
+          for (let i = 0; i < 3; i++) ({ normed, sum } = addRmsNorm(sum, gain, 0.01, tf.exp(normed)));
+          return rmsNorm(sum, gain, 0.01, tf.exp(normed));
+        };
+        const { kernels } = await tf.profile(() => tf.grad(blocks)(tf.ones([6, 8])));
+        const countOf = (kernel: string): number => kernels.filter(({ name }) => name === kernel).length;
+        const counts = ['MLARMSNorm', 'MLARMSNormBackward', 'Add'].map(countOf);
+        expectEqual(counts, [5, 5, 0], 'kernels');
+      });
+    }
 
     it('RotaryEmbedding turns pairs, by neighbours and by halves, and its gradient turns back', async () => {
       const x = tf.tensor4d([1, 2, 3, 4], [1, 1, 1, 4]);

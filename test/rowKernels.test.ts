@@ -67,34 +67,45 @@ describe('row kernels', () => {
       [31, 1],
       [5000, 128],
     ]) {
-      it(`MLARMSNorm and its gradient: ${shape.join('·')}`, async () => {
-        const eps = 0.01;
-        const d = shape[shape.length - 1];
-        const [x, gain, dY] = [normal(shape, 1, 0.5, 2), normal([d], 2, 1, 0.3), normal(shape, 3)];
-        const composed = (a: tf.Tensor, g: tf.Tensor): tf.Tensor =>
-          tf.mul(tf.mul(a, tf.rsqrt(tf.add(tf.mean(tf.square(a), -1, true), eps))), g);
-        const [xs, dYs, gains] = [await rowsOf(x), await rowsOf(dY), [...(await gain.data())]];
-        const roots = xs.map((row) => 1 / Math.sqrt(row.reduce((sum, a) => sum + a * a, 0) / d + eps));
-        const y = xs.map((row, i) => row.map((a, c) => a * roots[i] * gains[c]));
-        const dX = xs.map((row, i) => {
-          const along = row.reduce((sum, a, c) => sum + dYs[i][c] * gains[c] * a, 0) / d;
-          return row.map((a, c) => roots[i] * dYs[i][c] * gains[c] - roots[i] ** 3 * along * a);
+      for (const isSum of [false, true]) {
+        it(`MLARMSNorm and its gradient: ${shape.join('·')}${isSum ? ', of a sum' : ''}`, async () => {
+          const eps = 0.01;
+          const d = shape[shape.length - 1];
+          const [x, gain, dY] = [normal(shape, 1, 0.5, 2), normal([d], 2, 1, 0.3), normal(shape, 3)];
+          const [addend, dSum] = isSum ? [normal(shape, 4), normal(shape, 5)] : [absent(), absent()];
+          const sum = isSum ? tf.add(x, addend) : x.clone();
+          const composed = (a: tf.Tensor, g: tf.Tensor): tf.Tensor =>
+            tf.mul(tf.mul(a, tf.rsqrt(tf.add(tf.mean(tf.square(a), -1, true), eps))), g);
+          const [sums, dYs, dSums] = [await rowsOf(sum), await rowsOf(dY), await rowsOf(dSum)];
+          const gains = [...(await gain.data())];
+          const roots = sums.map((row) => 1 / Math.sqrt(row.reduce((all, a) => all + a * a, 0) / d + eps));
+          const y = sums.map((row, i) => row.map((a, c) => a * roots[i] * gains[c]));
+          const dX = sums.map((row, i) => {
+            const along = row.reduce((all, a, c) => all + dYs[i][c] * gains[c] * a, 0) / d;
+            return row.map((a, c) => {
+              const ofNorm = roots[i] * dYs[i][c] * gains[c] - roots[i] ** 3 * along * a;
+              return isSum ? dSums[i][c] + ofNorm : ofNorm;
+            });
+          });
+          const dGain = gains.map((_, c) =>
+            sums.reduce((all, row, i) => all + dYs[i][c] * row[c] * roots[i], 0),
+          );
+          await check(
+            () => runRowKernel(names.MLARMSNorm, { x, gain, addend }, { eps }),
+            forwardBounds,
+            [composed(sum, gain), sum.clone()],
+            [asRows(shape, y), asRows(shape, sums)],
+          );
+          const [dComposed, dGainComposed] = tf.grads(composed)([sum, gain], dY);
+          await check(
+            () => runRowKernel(names.MLARMSNormBackward, { dY, sum, gain, dSum }, { eps }),
+            gradientBounds,
+            [isSum ? tf.add(dSum, dComposed) : dComposed, dGainComposed],
+            [asRows(shape, dX), asRows([d], [dGain])],
+          );
+          tf.dispose([x, gain, dY, addend, dSum, sum]);
         });
-        const dGain = gains.map((_, c) => xs.reduce((sum, row, i) => sum + dYs[i][c] * row[c] * roots[i], 0));
-        await check(
-          () => runRowKernel(names.MLARMSNorm, { x, gain }, { eps }),
-          forwardBounds,
-          [composed(x, gain)],
-          [asRows(shape, y)],
-        );
-        await check(
-          () => runRowKernel(names.MLARMSNormBackward, { dY, x, gain }, { eps }),
-          gradientBounds,
-          tf.grads(composed)([x, gain], dY),
-          [asRows(shape, dX), asRows([d], [dGain])],
-        );
-        tf.dispose([x, gain, dY]);
-      });
+      }
     }
 
     for (const [b, s, h, dn, dr] of [
@@ -329,19 +340,45 @@ describe('row kernels', () => {
 
     it('tensors without elements', async () => {
       const [x, gain] = [tf.zeros([0, 8]), tf.ones([8])];
-      const [dX, dGain] = runRowKernel(names.MLARMSNormBackward, { dY: x, x, gain }, { eps: 1 });
+      const [dX, dGain] = runRowKernel(
+        names.MLARMSNormBackward,
+        { dY: x, sum: x, gain, dSum: x },
+        { eps: 1 },
+      );
       expectEqual([dX.shape, [...(await dGain.data())]], [[0, 8], Array<number>(8).fill(0)]);
+      const [y, sum] = runRowKernel(names.MLARMSNorm, { x, gain, addend: x }, { eps: 1 });
+      expectEqual(
+        [y.shape, sum.shape],
+        [
+          [0, 8],
+          [0, 8],
+        ],
+      );
       const [out] = runRowKernel(names.MLASwiGLU, { gate: x, up: x }, {});
       expectEqual(out.shape, [0, 8]);
-      tf.dispose([x, gain, dX, dGain, out]);
+      tf.dispose([x, gain, dX, dGain, y, sum, out]);
     });
 
     it('say what is wrong with tensors that do not fit', () => {
       const [x, table] = [tf.ones([4, 8]), tf.ones([1, 3, 1, 8])];
       const refusals: [() => unknown, string][] = [
         [
-          () => runRowKernel(names.MLARMSNorm, { x, gain: tf.ones([7]) }, { eps: 1 }),
+          () => runRowKernel(names.MLARMSNorm, { x, gain: tf.ones([7]), addend: absent() }, { eps: 1 }),
           'MLARMSNorm: gain must be [d] for x [..., d]',
+        ],
+        [
+          () =>
+            runRowKernel(names.MLARMSNorm, { x, gain: tf.ones([8]), addend: tf.ones([4, 7]) }, { eps: 1 }),
+          'MLARMSNorm: addend must be shaped like x or absent',
+        ],
+        [
+          () =>
+            runRowKernel(
+              names.MLARMSNormBackward,
+              { dY: x, sum: x, gain: tf.ones([8]), dSum: tf.ones([1, 8]) },
+              { eps: 1 },
+            ),
+          'MLARMSNormBackward: d_sum must be shaped like sum or absent',
         ],
         [
           () => runRowKernel(names.MLASwiGLU, { gate: x, up: tf.ones([4, 7]) }, {}),

@@ -19,13 +19,16 @@ typedef enum {
   MLA_ADAM
 } MlaRowKernel;
 
-/* RMSNorm: y = x / sqrt(mean(x²) + eps) · gain. */
+/* RMSNorm: y = sum / sqrt(mean(sum²) + eps) · gain, where sum is x + addend, or x itself without an addend. The addend's gradient
+   is that of x, which has d_sum in it if that is given. */
 typedef struct {
   int64_t rows;
   int columns;
   float eps;
-  const float *x, *gain, *d_y; /* [rows, columns], [columns], [rows, columns] */
-  float *y, *d_x, *d_gain;
+  const float *x, *addend, *gain; /* [rows, columns], the same or NULL, [columns] */
+  float *sum, *y;                 /* [rows, columns]; the gradient reads sum */
+  const float *d_y, *d_sum;       /* [rows, columns], the same or NULL */
+  float *d_x, *d_gain;
   int64_t parts;     /* of MLA_NORM_PART_ROWS rows each: */
   float *gain_parts; /* [parts, columns], d_gain of each, which are added in order afterwards */
 } MlaNorm;

@@ -18,8 +18,8 @@ typedef struct {
 #define PAIRS "pairs: {'neighbours', 'halves'} = 'neighbours'"
 
 static const RowOp row_ops[ROW_OP_COUNT] = {
-    [MLA_NORM] = {"MLARMSNorm", {"x", "gain"}, {"y"}, {EPS}},
-    [MLA_NORM_BACKWARD] = {"MLARMSNormBackward", {"d_y", "x", "gain"}, {"d_x", "d_gain"}, {EPS}},
+    [MLA_NORM] = {"MLARMSNorm", {"x", "gain", "addend"}, {"y", "sum"}, {EPS}},
+    [MLA_NORM_BACKWARD] = {"MLARMSNormBackward", {"d_y", "sum", "gain", "d_sum"}, {"d_x", "d_gain"}, {EPS}},
     [MLA_ROTARY] = {"MLARotary", {"nope", "rope", "cos", "sin"}, {"joined"}, {PAIRS, "heads: int >= 0"}},
     [MLA_ROTARY_BACKWARD] = {"MLARotaryBackward", {"d_joined", "cos", "sin"}, {"d_nope", "d_rope"}, {PAIRS}},
     [MLA_SWIGLU] = {"MLASwiGLU", {"gate", "up"}, {"out"}, {0}},
@@ -82,22 +82,28 @@ static float *allocate_like(RowCall *call, int output, int input) {
   return allocate(call, output, shape, rank);
 }
 
+/* `addend` and `d_sum` may be absent, which is to have no elements; `sum` then has none either. */
 static void norm(RowCall *call, int is_backward) {
-  TF_Tensor **in = call->inputs, *x = in[is_backward], *gain = in[is_backward + 1];
+  TF_Tensor **in = call->inputs, *x = in[is_backward], *gain = in[is_backward + 1], *optional = in[is_backward + 2];
   MlaNorm *p = &call->row.arguments.norm;
   p->columns = (int)elements(gain);
   p->eps = call->attributes->eps;
   if (!tf.TF_NumDims(x) || last_dim(x) != p->columns) fail(call, "gain must be [d] for x [..., d]");
-  if (is_backward && elements(in[0]) != elements(x)) fail(call, "d_y must be shaped like x");
+  if (is_backward && elements(in[0]) != elements(x)) fail(call, "d_y must be shaped like sum");
+  if (elements(optional) && elements(optional) != elements(x))
+    fail(call, is_backward ? "d_sum must be shaped like sum or absent" : "addend must be shaped like x or absent");
   if (is_failed(call)) return;
   p->rows = p->columns ? elements(x) / p->columns : 0;
   p->parts = (p->rows + MLA_NORM_PART_ROWS - 1) / MLA_NORM_PART_ROWS;
-  p->x = data(x), p->gain = data(gain);
+  p->sum = data(x), p->gain = data(gain);
   if (!is_backward) {
-    p->y = allocate_like(call, 0, 0);
+    p->x = data(x), p->y = allocate_like(call, 0, 0);
+    float *sum = allocate_like(call, 1, 2);
+    if (elements(optional)) p->addend = data(optional), p->sum = sum;
     return;
   }
   p->d_y = data(in[0]);
+  if (elements(optional)) p->d_sum = data(optional);
   p->d_x = allocate_like(call, 0, 1);
   p->d_gain = allocate_like(call, 1, 2);
 }

@@ -1,8 +1,8 @@
 /** The row kernels of tfjs's 'tensorflow' backend: ops of ours, but for the product of matrices. */
-import type { TensorInfo } from '@tensorflow/tfjs-core';
+import type { Tensor, TensorInfo } from '@tensorflow/tfjs-core';
 import * as names from '../../src/core/rowKernels.js';
 import type { RotaryPairs, RowKernels } from '../../src/core/rowKernels.js';
-import { absentInput, withAbsentInputs } from './absentInputs.js';
+import { absentInput, isAbsent, withAbsentInputs } from './absentInputs.js';
 import type { Attribute, TensorflowBackend } from './index.js';
 
 /** By cuBLAS. */
@@ -36,10 +36,15 @@ export const rowKernels: RowKernels<TensorflowBackend> = {
     ];
     return run('MatMul', attributes, [a, b], 1, backend);
   },
-  [names.MLARMSNorm]: ({ x, gain }, { eps }, backend) =>
-    run(names.MLARMSNorm, [epsAttribute(eps, backend)], [x, gain], 1, backend),
-  [names.MLARMSNormBackward]: ({ dY, x, gain }, { eps }, backend) =>
-    run(names.MLARMSNormBackward, [epsAttribute(eps, backend)], [dY, x, gain], 2, backend),
+  [names.MLARMSNorm]: ({ x, gain, addend }, { eps }, backend) => {
+    const [y, sum] = run(names.MLARMSNorm, [epsAttribute(eps, backend)], [x, gain, addend], 2, backend);
+    if (!isAbsent(addend)) return [y, sum];
+    sum.dispose();
+    backend.incRef(x.dataId);
+    return [y, { dataId: x.dataId, shape: x.shape, dtype: x.dtype }];
+  },
+  [names.MLARMSNormBackward]: ({ dY, sum, gain, dSum }, { eps }, backend) =>
+    run(names.MLARMSNormBackward, [epsAttribute(eps, backend)], [dY, sum, gain, dSum], 2, backend),
   [names.MLARotary]: ({ nope, rope, cos, sin }, { pairs, heads }, backend) => {
     const attributes = [
       pairsAttribute(pairs, backend),
@@ -83,7 +88,7 @@ function run(
   inputs: TensorInfo[],
   outputs: number,
   backend: TensorflowBackend,
-): TensorInfo[] {
+): Tensor[] {
   return backend.executeMultipleOutputs(op, attributes, withAbsentInputs(inputs, backend), outputs);
 }
 

@@ -15,7 +15,7 @@ export const MLAMatMul = 'MLAMatMul';
 /** Several linear maps of one input. The gradient: dX, and of each weight. See runLinearKernel. */
 export const MLALinear = 'MLALinear';
 export const MLALinearBackward = 'MLALinearBackward';
-/** RMSNorm over the last axis: y. The gradient: dX, dGain. */
+/** RMSNorm of x + addend over the last axis: y and the sum. The gradient: dX, which is dAddend too, and dGain. */
 export const MLARMSNorm = 'MLARMSNorm';
 export const MLARMSNormBackward = 'MLARMSNormBackward';
 /** Rows of the heads' two parts, [b·s, heads·dn] and [b·s, heads·dr], the second turned: one tensor. The gradient: the parts'. */
@@ -60,8 +60,10 @@ export interface AdamState {
 
 interface Signatures<T> {
   MLAMatMul: { inputs: { a: T; b: T }; attrs: { transposeA: boolean; transposeB: boolean } };
-  MLARMSNorm: { inputs: { x: T; gain: T }; attrs: { eps: number } };
-  MLARMSNormBackward: { inputs: { dY: T; x: T; gain: T }; attrs: { eps: number } };
+  /** addend may be absent: the sum is x itself then */
+  MLARMSNorm: { inputs: { x: T; gain: T; addend: T }; attrs: { eps: number } };
+  /** dSum may be absent */
+  MLARMSNormBackward: { inputs: { dY: T; sum: T; gain: T; dSum: T }; attrs: { eps: number } };
   MLARotary: {
     /** nope is absent where dn = 0 */
     inputs: { nope: T; rope: T } & Tables<T>;
@@ -120,7 +122,7 @@ export function hasRowKernel(name: RowKernelName | keyof ListKernels<unknown>): 
   return getKernel(name, getBackend()) !== undefined;
 }
 
-/** Its results. No gradient is registered for it: layers run it inside withGradient. */
+/** Its results. A gradient is registered for MLARMSNorm alone: layers run the others inside withGradient. */
 export function runRowKernel<Name extends RowKernelName>(
   name: Name,
   inputs: Signatures<Tensor>[Name]['inputs'],

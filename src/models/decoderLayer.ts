@@ -1,8 +1,7 @@
-import { add, tidy } from '@tensorflow/tfjs-core';
-import type { Tensor, Tensor2D, Variable } from '@tensorflow/tfjs-core';
+import { tidy } from '@tensorflow/tfjs-core';
+import type { Tensor2D, Variable } from '@tensorflow/tfjs-core';
 import type { LayerVariable } from '@tensorflow/tfjs-layers';
 import type { LatentCache } from '../cache/latentCache.js';
-import { withGradient } from '../core/tensors.js';
 import { MultiHeadLatentAttention } from '../layers/multiHeadLatentAttention.js';
 import { RMSNorm } from '../layers/rmsNorm.js';
 import type { RopeTables } from '../layers/rotaryEmbedding.js';
@@ -13,6 +12,12 @@ import type { ModelParameter } from './parameters.js';
 
 /** How the attention of a decoder layer runs: in full, in full while filling a cache, or absorbed over a cache. */
 export type Attend = (attention: MultiHeadLatentAttention, x: Tensor2D) => Tensor2D;
+
+/** Rows [b·s, hidden] on their way through the layers: `x`, and what the last layer adds to it, which the next norm does. */
+export interface Residual {
+  x: Tensor2D;
+  addend?: Tensor2D;
+}
 
 /** x + attention(norm(x)), then x + mlp(norm(x)): DeepSeek-V2, arXiv:2405.04434, section 2. */
 export class DecoderLayer {
@@ -44,11 +49,13 @@ export class DecoderLayer {
     }
   }
 
-  /** Rows [b·s, hidden]: between the ops of a layer nothing is reshaped. */
-  run(x: Tensor2D, attend: Attend): Tensor2D {
+  /** Between the ops of a layer nothing is reshaped, and nothing added but by norms. */
+  run({ x, addend }: Residual, attend: Attend): Required<Residual> {
     return tidy(() => {
-      const attended = plus(x, attend(this.attention, this.inputNorm.call(x) as Tensor2D));
-      return plus(attended, this.mlp.call(this.attentionNorm.call(attended)));
+      const input = this.inputNorm.addAndNorm(x, addend);
+      const attended = attend(this.attention, input.normed);
+      const { normed, sum } = this.attentionNorm.addAndNorm(input.sum, attended);
+      return { x: sum, addend: this.mlp.call(normed) as Tensor2D };
     });
   }
 
@@ -66,16 +73,6 @@ export class DecoderLayer {
       own('post_attention_layernorm', this.attentionNorm.gain),
     ];
   }
-}
-
-/** x + branch of one shape. The gradient of tfjs's own op reshapes what it hands on, twice. */
-function plus(x: Tensor2D, branch: Tensor): Tensor2D {
-  return withGradient(
-    [x, branch],
-    (a, b) => ({ value: add(a, b), saved: [] }),
-    // two tensors of one memory: tfjs disposes of a gradient once it has added another to it
-    (dy) => [dy.clone(), dy.clone()],
-  ) as Tensor2D;
 }
 
 /** Full attention over all positions at once. */

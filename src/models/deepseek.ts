@@ -6,12 +6,13 @@ import { fail, shapeText } from '../core/errors.js';
 import { TokenEmbedding } from '../layers/embedding.js';
 import { linear } from '../layers/linear.js';
 import { RMSNorm } from '../layers/rmsNorm.js';
+import { plus } from '../layers/rowwise.js';
 import { readJson, readWeights } from './checkpoint.js';
 import type { CheckpointFiles } from './checkpoint.js';
 import { readConfig, writeConfig } from './config.js';
 import type { DeepseekConfig } from './config.js';
 import { DecoderLayer, attendAndFill, attendInFull, attendToCache, variableOf } from './decoderLayer.js';
-import type { Attend } from './decoderLayer.js';
+import type { Attend, Residual } from './decoderLayer.js';
 import { parameter, restoreParameters, storeParameters } from './parameters.js';
 import type { ModelParameter } from './parameters.js';
 import { writeSafetensors } from './safetensors.js';
@@ -92,9 +93,13 @@ export class DeepseekModel {
     return tidy(() => {
       const [b, s] = checkIds(ids).shape;
       const rope = this.rope.at([0], s);
-      const states = [this.embed(ids)];
-      for (const layer of this.layers) states.push(layer.run(states[states.length - 1], attendInFull(rope)));
-      states.push(this.norm.call(states.pop() as Tensor2D) as Tensor2D);
+      let residual: Residual = { x: this.embed(ids) };
+      const states = this.layers.map((layer) => {
+        const { x, addend } = residual;
+        residual = layer.run(residual, attendInFull(rope));
+        return addend ? plus(x, addend) : x;
+      });
+      states.push(this.normed(residual));
       return states.map((rows) => reshape(rows, [b, s, this.config.hiddenSize]));
     });
   }
@@ -170,9 +175,13 @@ export class DeepseekModel {
 
   /** ids [b, s] → the last hidden states as rows [b·s, hidden]. */
   private run(ids: Tensor2D, attendOf: (layer: number) => Attend): Tensor2D {
-    let x = this.embed(ids);
-    for (const layer of this.layers) x = layer.run(x, attendOf(layer.index));
-    return this.norm.call(x) as Tensor2D;
+    let residual: Residual = { x: this.embed(ids) };
+    for (const layer of this.layers) residual = layer.run(residual, attendOf(layer.index));
+    return this.normed(residual);
+  }
+
+  private normed({ x, addend }: Residual): Tensor2D {
+    return this.norm.call(addend ? [x, addend] : x) as Tensor2D;
   }
 
   private embed(ids: Tensor2D): Tensor2D {

@@ -70,34 +70,46 @@ std::vector<double> for_rows(int rows, auto of) {
   return values;
 }
 
-RowProblem make_norm(int rows, int columns, bool is_backward) {
+RowProblem make_norm_of(int rows, int columns, bool is_backward, bool is_sum) {
   RowProblem made;
   made.call.kernel = is_backward ? MLA_NORM_BACKWARD : MLA_NORM;
   MlaNorm &p = made.call.arguments.norm;
-  Values x = normals("x", 1, 1, rows, columns, 1), gain = normals("gain", 1, 1, 1, columns, 2);
+  Values x = normals("x", 1, 1, rows, columns, 1), gain = normals("gain", 1, 1, 1, columns, 2), sum = x;
+  Values addend = normals("addend", 1, 1, rows, columns, 4), d_sum = normals("d_sum", 1, 1, rows, columns, 5);
+  for (size_t i = 0; is_sum && i < sum.data.size(); i++) sum.data[i] += addend.data[i];
   p.rows = rows, p.columns = columns, p.eps = 0.01f;
   p.parts = (rows + MLA_NORM_PART_ROWS - 1) / MLA_NORM_PART_ROWS;
-  p.x = made.input(x), p.gain = made.input(gain);
+  p.gain = made.input(gain);
   auto r = for_rows(rows, [&](int i) {
-    return 1 / std::sqrt(row_sum(columns, [&](int c) { return at(x, i, c) * at(x, i, c); }) / columns + p.eps);
+    return 1 / std::sqrt(row_sum(columns, [&](int c) { return at(sum, i, c) * at(sum, i, c); }) / columns + p.eps);
   });
   if (!is_backward) {
-    p.y = made.output("y", rows, columns, [&](int i, int c) { return at(x, i, c) * r[i] * at(gain, 0, c); });
+    p.x = made.input(x), p.sum = const_cast<float *>(p.x);
+    if (is_sum) {
+      p.addend = made.input(addend);
+      p.sum = made.output("sum", rows, columns, [&](int i, int c) { return at(sum, i, c); });
+    }
+    p.y = made.output("y", rows, columns, [&](int i, int c) { return at(sum, i, c) * r[i] * at(gain, 0, c); });
     return made;
   }
   Values d_y = normals("d_y", 1, 1, rows, columns, 3);
-  p.d_y = made.input(d_y);
+  p.sum = const_cast<float *>(made.input(sum)), p.d_y = made.input(d_y);
+  if (is_sum) p.d_sum = made.input(d_sum);
   auto along = for_rows(rows, [&](int i) {
-    return row_sum(columns, [&](int c) { return at(d_y, i, c) * at(gain, 0, c) * at(x, i, c); }) / columns;
+    return row_sum(columns, [&](int c) { return at(d_y, i, c) * at(gain, 0, c) * at(sum, i, c); }) / columns;
   });
   p.d_x = made.output("d_x", rows, columns, [&](int i, int c) {
-    return r[i] * at(d_y, i, c) * at(gain, 0, c) - at(x, i, c) * r[i] * r[i] * r[i] * along[i];
+    double d_norm = r[i] * at(d_y, i, c) * at(gain, 0, c) - at(sum, i, c) * r[i] * r[i] * r[i] * along[i];
+    return is_sum ? at(d_sum, i, c) + d_norm : d_norm;
   });
   p.d_gain = made.output("d_gain", 1, columns, [&](int, int c) {
-    return row_sum(rows, [&](int i) { return at(d_y, i, c) * at(x, i, c) * r[i]; });
+    return row_sum(rows, [&](int i) { return at(d_y, i, c) * at(sum, i, c) * r[i]; });
   });
   return made;
 }
+
+RowProblem make_norm(int rows, int columns, bool is_backward) { return make_norm_of(rows, columns, is_backward, false); }
+RowProblem make_add_norm(int rows, int columns, bool is_backward) { return make_norm_of(rows, columns, is_backward, true); }
 
 // `columns` of a token: heads of 64 + 32, or of 0 + 6 where they are as few.
 RowProblem make_rotary(int rows, int columns, bool is_backward) {
@@ -258,6 +270,7 @@ std::vector<RowCase> all_row_cases() {
   };
   for (auto [rows, columns] : {std::pair(1, 4), {33, 6}, {70, 256}, {100, 1001}, {513, 2}, {4099, 128}, {40, 7168}}) {
     add("norm", make_norm, rows, columns, false);
+    add("add-norm", make_add_norm, rows, columns, false);
     add("swiglu", make_swiglu, rows, columns, false);
     add("cross-entropy", make_cross_entropy, rows, columns, false);
     add("embedding", make_embedding, rows, columns, false);
@@ -266,6 +279,7 @@ std::vector<RowCase> all_row_cases() {
   for (auto [rows, columns] : {std::pair(1, 6), {33, 96}, {70, 768}, {64, 6}, {45, 18}}) add("rotary", make_rotary, rows, columns, false);
   // of a step of the demo's model 'large', 4 x 2048 tokens
   add("norm", make_norm, 8192, 256, true);
+  add("add-norm", make_add_norm, 8192, 256, true);
   add("rotary", make_rotary, 8192, 768, true);
   add("swiglu", make_swiglu, 8192, 704, true);
   add("cross-entropy", make_cross_entropy, 8192, 256, true);

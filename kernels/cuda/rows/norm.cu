@@ -1,5 +1,5 @@
-/* RMSNorm and its gradient: a warp takes a row, so that no row waits for another. With r = 1 / sqrt(mean(x²) + eps):
-   y = x·r·gain, dX = r·dY·gain − x·r³·mean(dY·gain·x), dGain = the rows' sum of dY·x·r.
+/* RMSNorm and its gradient: a warp takes a row, so that no row waits for another. With s = x + addend and
+   r = 1 / sqrt(mean(s²) + eps): y = s·r·gain, dX = dS + r·dY·gain − s·r³·mean(dY·gain·s), dGain = the rows' sum of dY·s·r.
    norm_*: blocks of 8 warps; norm_backward_* has a part of MLA_NORM_PART_ROWS rows a block, norm_gain 32 columns. */
 #include "rows.cuh"
 
@@ -10,20 +10,24 @@ __device__ inline void forward(const MlaNorm &p) {
   const int lane = threadIdx.x % 32;
   const int64_t row = int64_t(blockIdx.x) * WARPS + threadIdx.x / 32;
   if (row >= p.rows) return;
-  const float *x = p.x + row * p.columns;
+  const int64_t start = row * p.columns;
   float squares = 0;
   for (int c = lane * WIDTH; c < p.columns; c += 32 * WIDTH) {
-    const Pack<WIDTH> a = load<WIDTH>(x + c);
+    Pack<WIDTH> a = load<WIDTH>(p.x + start + c);
+    if (p.addend) {
+      a = plus(a, load<WIDTH>(p.addend + start + c));
+      store(p.sum + start + c, a);
+    }
 #pragma unroll
     for (int i = 0; i < WIDTH; i++) squares += a.at[i] * a.at[i];
   }
   const float r = 1 / sqrtf(sum_of_warp(squares) / p.columns + p.eps);
   for (int c = lane * WIDTH; c < p.columns; c += 32 * WIDTH) {
-    Pack<WIDTH> a = load<WIDTH>(x + c);
+    Pack<WIDTH> a = load<WIDTH>(p.sum + start + c); /* which this very thread has written */
     const Pack<WIDTH> gain = load<WIDTH>(p.gain + c);
 #pragma unroll
     for (int i = 0; i < WIDTH; i++) a.at[i] = a.at[i] * r * gain.at[i];
-    store(p.y + row * p.columns + c, a);
+    store(p.y + start + c, a);
   }
 }
 
@@ -34,10 +38,11 @@ extern "C" __global__ void norm_forward_by_4(const __grid_constant__ MlaNorm p) 
 template <int WIDTH>
 __device__ inline float row_backward(const MlaNorm &p, int64_t row) {
   const int lane = threadIdx.x % 32;
-  const float *x = p.x + row * p.columns, *d_y = p.d_y + row * p.columns;
+  const int64_t start = row * p.columns;
+  const float *s = p.sum + start, *d_y = p.d_y + start;
   float squares = 0, products = 0;
   for (int c = lane * WIDTH; c < p.columns; c += 32 * WIDTH) {
-    const Pack<WIDTH> a = load<WIDTH>(x + c), d = load<WIDTH>(d_y + c), gain = load<WIDTH>(p.gain + c);
+    const Pack<WIDTH> a = load<WIDTH>(s + c), d = load<WIDTH>(d_y + c), gain = load<WIDTH>(p.gain + c);
 #pragma unroll
     for (int i = 0; i < WIDTH; i++) {
       squares += a.at[i] * a.at[i];
@@ -47,11 +52,12 @@ __device__ inline float row_backward(const MlaNorm &p, int64_t row) {
   const float r = 1 / sqrtf(sum_of_warp(squares) / p.columns + p.eps);
   const float along_row = sum_of_warp(products) / p.columns * r * r;
   for (int c = lane * WIDTH; c < p.columns; c += 32 * WIDTH) {
-    Pack<WIDTH> a = load<WIDTH>(x + c);
+    Pack<WIDTH> a = load<WIDTH>(s + c);
     const Pack<WIDTH> d = load<WIDTH>(d_y + c), gain = load<WIDTH>(p.gain + c);
 #pragma unroll
     for (int i = 0; i < WIDTH; i++) a.at[i] = r * (d.at[i] * gain.at[i] - a.at[i] * along_row);
-    store(p.d_x + row * p.columns + c, a);
+    if (p.d_sum) a = plus(a, load<WIDTH>(p.d_sum + start + c));
+    store(p.d_x + start + c, a);
   }
   return r;
 }
@@ -70,7 +76,10 @@ __device__ inline void backward(const MlaNorm &p) {
   for (int c = threadIdx.x; c < p.columns; c += 32 * WARPS) {
     float sum = 0;
 #pragma unroll 4
-    for (int i = 0; i < rows; i++) sum += p.d_y[(first + i) * p.columns + c] * p.x[(first + i) * p.columns + c] * rs[i];
+    for (int i = 0; i < rows; i++) {
+      const int64_t at = (first + i) * p.columns + c;
+      sum += p.d_y[at] * p.sum[at] * rs[i];
+    }
     p.gain_parts[int64_t(blockIdx.x) * p.columns + c] = sum;
   }
 }

@@ -22,6 +22,13 @@ __device__ inline void store(float *to, const Pack<WIDTH> &pack) {
   *reinterpret_cast<Pack<WIDTH> *>(to) = pack;
 }
 
+template <int WIDTH>
+__device__ inline Pack<WIDTH> plus(Pack<WIDTH> a, const Pack<WIDTH> &b) {
+#pragma unroll
+  for (int i = 0; i < WIDTH; i++) a.at[i] += b.at[i];
+  return a;
+}
+
 /* The same in every lane. */
 __device__ inline float max_of_warp(float x) {
 #pragma unroll

@@ -18,32 +18,35 @@ static inline void store_some(float *x, Floats v, int64_t count) {
 
 /* ---- RMSNorm: see kernels/cuda/rows/norm.cu */
 
-static float inverse_rms(const MlaNorm *p, const float *x) {
+static float inverse_rms(const MlaNorm *p, const float *sum) {
   Floats squares = splat(0);
   for (int c = 0; c < p->columns; c += LANES) {
-    Floats a = load_some(x + c, p->columns - c);
+    Floats a = load_some(sum + c, p->columns - c);
     squares += a * a;
   }
   return 1 / __builtin_sqrtf(sum_of_lanes(squares) / (float)p->columns + p->eps);
 }
 
 static void norm_row(const MlaNorm *p, int64_t row) {
-  const float *x = p->x + row * p->columns;
-  float r = inverse_rms(p, x), *y = p->y + row * p->columns;
+  int64_t start = row * p->columns;
+  float *sum = p->sum + start, *y = p->y + start;
+  for (int c = 0; p->addend && c < p->columns; c++) sum[c] = p->x[start + c] + p->addend[start + c];
+  float r = inverse_rms(p, sum);
   for (int c = 0; c < p->columns; c += LANES) {
     int rest = p->columns - c;
-    store_some(y + c, load_some(x + c, rest) * r * load_some(p->gain + c, rest), rest);
+    store_some(y + c, load_some(sum + c, rest) * r * load_some(p->gain + c, rest), rest);
   }
 }
 
 /* dX of a row; what it adds to dGain goes to `d_gain`. */
 static void norm_row_backward(const MlaNorm *p, int64_t row, float *d_gain) {
-  const float *x = p->x + row * p->columns, *d_y = p->d_y + row * p->columns;
-  float r = inverse_rms(p, x), *d_x = p->d_x + row * p->columns;
+  int64_t start = row * p->columns;
+  const float *sum = p->sum + start, *d_y = p->d_y + start;
+  float r = inverse_rms(p, sum), *d_x = p->d_x + start;
   Floats products = splat(0);
   for (int c = 0; c < p->columns; c += LANES) {
     int rest = p->columns - c;
-    Floats a = load_some(x + c, rest), d = load_some(d_y + c, rest);
+    Floats a = load_some(sum + c, rest), d = load_some(d_y + c, rest);
     products += d * load_some(p->gain + c, rest) * a;
     store_some(d_gain + c, load_some(d_gain + c, rest) + d * a * r, rest);
   }
@@ -51,8 +54,9 @@ static void norm_row_backward(const MlaNorm *p, int64_t row, float *d_gain) {
   for (int c = 0; c < p->columns; c += LANES) {
     int rest = p->columns - c;
     Floats d = load_some(d_y + c, rest) * load_some(p->gain + c, rest);
-    store_some(d_x + c, (d - load_some(x + c, rest) * along_row) * r, rest);
+    store_some(d_x + c, (d - load_some(sum + c, rest) * along_row) * r, rest);
   }
+  for (int c = 0; p->d_sum && c < p->columns; c++) d_x[c] += p->d_sum[start + c];
 }
 
 static void norm_part(const MlaNorm *p, int part, int is_backward) {
