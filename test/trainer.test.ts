@@ -87,6 +87,31 @@ describe('trainer', () => {
       disposeAll(one, same, other);
     });
 
+    if (device.backend === 'tensorflow') {
+      it("of floats, a step copies nothing to the device but the loss's gradient, a 1 that tfjs makes", async () => {
+        const trainer = newTrainer();
+        await trainer.train();
+        type CreateTensor = (shape: number[], dtype: number, values: unknown) => number;
+        const backend = tf.backend() as unknown as {
+          binding: { TF_FLOAT: number; createTensor: CreateTensor };
+        };
+        const { binding } = backend;
+        const copied: number[][] = [];
+        const createTensor: CreateTensor = (shape, dtype, values) => {
+          if (dtype === binding.TF_FLOAT) copied.push(shape);
+          return binding.createTensor(shape, dtype, values);
+        };
+        backend.binding = Object.create(binding, { createTensor: { value: createTensor } }) as typeof binding;
+        try {
+          await trainer.train();
+        } finally {
+          backend.binding = binding;
+        }
+        expectEqual(copied, [[]], 'shapes');
+        disposeAll(trainer);
+      });
+    }
+
     it('500 steps leave tensors and bytes as they are', async () => {
       const trainer = newTrainer(
         { batch: 1, sequence: 4, totalSteps: 600 },

@@ -95,7 +95,7 @@ static void describe(Call *call) {
   MlaAdam *p = &call->row.arguments.adam;
   expect_shapes(call);
   if (is_failed(call)) return;
-  /* in the host's memory: they change from step to step */
+  /* floats by their bits, in the host's memory: they change from step to step */
   const float *numbers = tf.TF_TensorData(last_input(call, NUMBERS));
   p->keep1 = numbers[BETA1], p->add1 = numbers[ONE_LESS_BETA1];
   p->keep2 = numbers[BETA2], p->add2 = numbers[ONE_LESS_BETA2];
@@ -150,7 +150,7 @@ static void adam_on_gpu(void *attributes, TF_OpKernelContext *context) { compute
 const char *register_adam(void) {
   TF_OpDefinitionBuilder *builder = tf.TF_NewOpDefinitionBuilder("MLAAdam");
   static const char *const inputs[] = {"values: N * float", "gradients: N * float", "first_moment: float",
-                                       "second_moment: float", "numbers: float"};
+                                       "second_moment: float", "numbers: int32"};
   static const char *const outputs[] = {"new_values: N * float", "new_first_moment: float", "new_second_moment: float",
                                         "norm: float"};
   for (size_t i = 0; i < sizeof inputs / sizeof *inputs; i++) tf.TF_OpDefinitionBuilderAddInput(builder, inputs[i]);

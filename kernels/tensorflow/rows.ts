@@ -13,7 +13,7 @@ export const linearKernels: RowKernels<TensorflowBackend> = {
     if (shapes.length === 0)
       return run(names.MLALinear, attributes, [...inputs, absentInput('int32', backend)], maps, backend);
     const behindRanks = shapes.flatMap((shape) => [shape.length, ...shape]);
-    const given = hostTensor(Int32Array.from(behindRanks), 'int32', backend);
+    const given = hostTensor(Int32Array.from(behindRanks), backend);
     const results = run(names.MLALinear, attributes, [...inputs, given], maps, backend);
     backend.disposeData(given.dataId);
     return results;
@@ -68,7 +68,7 @@ export const rowKernels: RowKernels<TensorflowBackend> = {
   [names.MLAAdam]: (lists, rates, backend) => {
     const { beta1, beta2, smallest, rate, clipNorm } = rates;
     const values = new Float32Array([beta1, 1 - beta1, beta2, 1 - beta2, smallest, rate, clipNorm]);
-    const numbers = hostTensor(values, 'float32', backend);
+    const numbers = hostTensor(new Int32Array(values.buffer), backend);
     const tensors = (lists.length - 2) / 2;
     const updated = run(
       names.MLAAdam,
@@ -92,14 +92,13 @@ function run(
   return backend.executeMultipleOutputs(op, attributes, withAbsentInputs(inputs, backend), outputs);
 }
 
-/** For what changes from step to step: it is no attribute, and the op reads it on the host, so that no GPU waits for it. */
-function hostTensor(
-  values: Float32Array | Int32Array,
-  dtype: 'float32' | 'int32',
-  backend: TensorflowBackend,
-): TensorInfo {
+/**
+ * For what changes from step to step: it is no attribute, and the op reads it on the host. Floats come by their bits, since
+ * tfjs-node leaves int32 alone there: they would go to a GPU and back, and wait for it twice.
+ */
+function hostTensor(values: Int32Array, backend: TensorflowBackend): TensorInfo {
   const shape = [values.length];
-  return { dataId: backend.write(values, shape, dtype), shape, dtype };
+  return { dataId: backend.write(values, shape, 'int32'), shape, dtype: 'int32' };
 }
 
 /** How many tensors a list of inputs has. */
