@@ -11,9 +11,9 @@ export const mlaDecodeGradient: GradConfig = {
   outputsToSave: [true, true],
   gradFunc: (dys, saved, attrs) => {
     const [qLatent, qRope, cKv, kRope, kvLengths, out, lse] = saved;
-    const [dOut, dLse] = dys as Tensor[];
+    const [dOut] = dys as Tensor[];
     const problem = attrs as unknown as MlaProblem;
-    const delta = runDelta(out, dOut, dLse, problem);
+    const delta = runDelta(out, dys as Tensor[], problem);
     const inputs = { qLatent, qRope, cKv, kRope, kvLengths, dOut, lse, delta };
     const run = (kernel: string): Tensor[] =>
       engine().runKernel(kernel, inputs, attrs) as unknown as Tensor[];

@@ -134,23 +134,24 @@ describe('gpuPlans', () => {
     );
   });
 
-  it('of both gradients are those of the two, which convert their operands once', () => {
+  it('of all gradients at once are those of delta and of the two, which convert their operands once', () => {
     const launches = (kernel: KernelName, shapes: typeof sizes, precision: Precision, cuda: CudaReport) =>
       plan(kernel, shapes, precision, cuda).cacheKey.split(', ');
     const isConversion = (launch: string) => /^sm[89]0\/(convert|split) /.test(launch);
     for (const cuda of [h200, a100]) {
       for (const precision of ['float32', 'float16', 'bfloat16'] as const) {
         for (const shapes of [sizes, shared, odd]) {
-          const [joined, dq, dkv] = (
-            ['MLAAttentionBackward', 'MLAAttentionDq', 'MLAAttentionDkv'] as const
+          const [joined, delta, dq, dkv] = (
+            ['MLAAttentionBackward', 'MLADelta', 'MLAAttentionDq', 'MLAAttentionDkv'] as const
           ).map((kernel) => launches(kernel, shapes, precision, cuda));
-          expectEqual(joined, [...dq, ...dkv.filter((launch) => !isConversion(launch))]);
+          expectEqual(joined, [...delta, ...dq, ...dkv.filter((launch) => !isConversion(launch))]);
           expectEqual(joined.some(isConversion), shapes !== odd, 'conversions');
         }
       }
     }
     const { lane, computePrecision } = plan('MLAAttentionBackward', shared, 'auto', h200);
     expectEqual([lane, computePrecision], ['sm_90a', 'bfloat16']);
+    expectEqual(plan('MLAAttentionBackward', odd, 'auto', h200).lane, 'general', 'whatever delta is of');
   });
 
   it('of an append to a cache: a copy', () => {

@@ -13,9 +13,11 @@ describe('MLAAttentionBackward', () => {
     itForEach(attentionCases, device, async (c) => {
       const { problem, tensors } = answersOf(c);
       const given = poisoned(c, tensors);
+      const { delta } = await outputsOf('MLADelta', given, problem);
+      const withDelta = { ...given, delta: { ...given.delta, values: delta.values as Float32Array } };
       const parts = {
-        ...(await outputsOf('MLAAttentionDq', given, problem)),
-        ...(await outputsOf('MLAAttentionDkv', given, problem)),
+        ...(await outputsOf('MLAAttentionDq', withDelta, problem)),
+        ...(await outputsOf('MLAAttentionDkv', withDelta, problem)),
       };
       await poisonPool(Object.values(parts).map(({ shape }) => shape));
       const joined = await outputsOf('MLAAttentionBackward', given, problem);

@@ -88,9 +88,11 @@ function runIn(
   const { inputs: names } = signatures[op as ComparedKernel];
   const given = toTensors(data, names);
   const ids = backend.getInputTensorIds(given);
-  const isNarrow = names.map((name) => !/^(qLengths|kvLengths|lse|delta)$/.test(name));
+  const isNarrow = names.map((name) => !/^(qLengths|kvLengths|lse|delta|dLse)$/.test(name));
   const inputs = ids.map((id, index) => (isNarrow[index] ? cast(id, float, type).id : id));
-  const outputs = binding.executeOp(op, attributes(type, scale), inputs, outputTypes.length);
+  const ofDelta = ['T', 'layout'];
+  const known = attributes(type, scale).filter(({ name }) => op !== 'MLADelta' || ofDelta.includes(name));
+  const outputs = binding.executeOp(op, known, inputs, outputTypes.length);
   const got = outputs.map(({ dtype }) => dtype);
   expectEqual(got, outputTypes, 'types');
   const results = outputs.map((output) =>
@@ -132,13 +134,14 @@ function refuse(
   op: string,
   inputs: tf.Tensor[],
   changes: Partial<Record<string, string | number>> = {},
+  outputs = 2,
 ): string {
   const given = attributes(float, 0.5).map((attribute) => ({
     ...attribute,
     value: changes[attribute.name] ?? attribute.value,
   }));
   try {
-    tf.dispose(backendOf().executeMultipleOutputs(op, given, inputs, 2));
+    tf.dispose(backendOf().executeMultipleOutputs(op, given, inputs, outputs));
   } catch (error) {
     return (error as Error).message;
   }
@@ -175,14 +178,17 @@ describe('tensorflow', () => {
           const c = attentionCases.find(({ name }) => name === caseName);
           if (!c) throw new Error(`expected the case ${caseName} in the table, got none`);
           const { problem, tensors } = answersOf({ ...c, layout: 'bshd' });
-          const run = (op: string, outputs: number): tf.Tensor[] =>
-            runIn(type, op, tensors, problem.softmaxScale, Array<number>(outputs).fill(type));
-          const apart = [...run('MLAAttentionDq', 1), ...run('MLAAttentionDkv', 3)];
+          const run = (op: string, outputs: number, data = tensors): tf.Tensor[] =>
+            runIn(type, op, data, problem.softmaxScale, Array<number>(outputs).fill(type));
+          const [delta] = runIn(type, 'MLADelta', tensors, problem.softmaxScale, [float]);
+          const values = (await delta.data()) as Float32Array;
+          const withDelta = { ...tensors, delta: { ...tensors.delta, values } };
+          const apart = [...run('MLAAttentionDq', 1, withDelta), ...run('MLAAttentionDkv', 3, withDelta)];
           const joined = run('MLAAttentionBackward', 4);
           for (const [index, output] of joined.entries()) {
             expectSameBits(`${caseName}, output ${index}`, await output.data(), await apart[index].data());
           }
-          tf.dispose([...apart, ...joined]);
+          tf.dispose([delta, ...apart, ...joined]);
         }
       });
     }
@@ -217,7 +223,19 @@ describe('tensorflow', () => {
       for (const [got, expected] of cases) {
         expectTrue(got.includes(message(expected)), `expected "${message(expected)}" in: ${got}`);
       }
-      tf.dispose([x, none, noLengths]);
+      const lse = tf.ones([1, 2, 3]);
+      const differentiate = (out: tf.Tensor, dLse: tf.Tensor): string => {
+        const inputs = [x, x, x, none, noLengths, noLengths, x, lse, out, dLse];
+        return refuse('MLAAttentionBackward', inputs, {}, 4);
+      };
+      for (const [got, expected] of [
+        [differentiate(lse, none), "out must be [1, 3, 2, 8] for layout 'bshd', got [1, 2, 3]"],
+        [differentiate(x, tf.ones([1, 3, 2])), "d_lse must be [1, 2, 3] for layout 'bshd', got [1, 3, 2]"],
+      ]) {
+        const whole = `MLAAttentionBackward: ${expected}`;
+        expectTrue(got.includes(whole), `expected "${whole}" in: ${got}`);
+      }
+      tf.dispose([x, lse, none, noLengths]);
     });
 
     it('says what is wrong with attributes', () => {

@@ -9,7 +9,8 @@ typedef enum { MLA_FLOAT32, MLA_FLOAT16, MLA_BFLOAT16 } MlaType;
 /* What float32 tensors are multiplied as on a GPU; those of 16 bits are multiplied as they are. All sums are float32. */
 typedef enum { MLA_AS_FLOAT32, MLA_AS_TF32, MLA_AS_FLOAT16, MLA_AS_BFLOAT16 } MlaPrecision;
 
-/* The kernels of MLAAttention; those of MLADecode are the same, but for MLA_BACKWARD: MLA_DQ and MLA_DKV at once. */
+/* The kernels of MLAAttention; those of MLADecode are the same, but for MLA_BACKWARD: MLA_DELTA, MLA_DQ and MLA_DKV at once,
+   with `delta` in memory of its own. */
 typedef enum { MLA_FORWARD, MLA_DELTA, MLA_DQ, MLA_DKV, MLA_BACKWARD } MlaKernel;
 
 /* The rows of a tensor: its first element, and the elements from one batch entry, position or head to the next. */

@@ -215,14 +215,20 @@ static void describe_decode(Call *call) {
   p->v = p->k;
 }
 
+/* Gradients of lse, where somebody holds it. */
+static const float *d_lse_of(Call *call, int input, int64_t batch, int64_t head, int64_t position) {
+  if (tf.TF_NumDims(call->inputs[input]) != 3) return NULL;
+  expect_shape(call, input, (int64_t[]){batch, head, position}, 3);
+  return tf.TF_TensorData(call->inputs[input]);
+}
+
 static void describe_delta(Call *call) {
   Dims out = dims_of(call, 0);
   if (is_failed(call)) return;
   int64_t shape[RANK];
   shape_of(call->attributes->layout, out, shape);
   expect_shape(call, 1, shape, RANK);
-  int has_d_lse = tf.TF_NumDims(call->inputs[2]) == 3;
-  if (has_d_lse) expect_shape(call, 2, (int64_t[]){out.batch, out.head, out.position}, 3);
+  const float *d_lse = d_lse_of(call, 2, out.batch, out.head, out.position);
   if (is_failed(call)) return;
   MlaRows rows = rows_of(call->attributes->layout, out);
   call->params = (MlaParams){
@@ -233,7 +239,7 @@ static void describe_delta(Call *call) {
       .type = call->params.type,
       .out = rows_at(rows, call->inputs[0]),
       .d_out = rows_at(rows, call->inputs[1]),
-      .d_lse = has_d_lse ? tf.TF_TensorData(call->inputs[2]) : NULL,
+      .d_lse = d_lse,
   };
 }
 
@@ -249,17 +255,23 @@ static void describe_mask(Call *call) {
   call->params.is_top_left = a->is_top_left;
 }
 
-/* d_out, lse and delta are the last inputs. */
+/* The last inputs: d_out and lse, then delta, or what it is computed from. */
 static void describe_backward(Call *call, int first) {
   MlaParams *p = &call->params;
   int64_t shape[RANK];
   shape_of(call->attributes->layout, (Dims){p->batch, p->sq, p->hq, p->dv}, shape);
   expect_shape(call, first, shape, RANK);
   expect_shape(call, first + 1, (int64_t[]){p->batch, p->hq, p->sq}, 3);
-  expect_shape(call, first + 2, (int64_t[]){p->batch, p->hq, p->sq}, 3);
   p->d_out = rows_at(p->out, call->inputs[first]);
   p->lse = tf.TF_TensorData(call->inputs[first + 1]);
-  p->delta = tf.TF_TensorData(call->inputs[first + 2]);
+  if (call->attributes->op->kernel == MLA_BACKWARD) {
+    expect_shape(call, first + 2, shape, RANK);
+    p->out = rows_at(p->out, call->inputs[first + 2]);
+    p->d_lse = d_lse_of(call, first + 3, p->batch, p->hq, p->sq);
+  } else {
+    expect_shape(call, first + 2, (int64_t[]){p->batch, p->hq, p->sq}, 3);
+    p->delta = tf.TF_TensorData(call->inputs[first + 2]);
+  }
 }
 
 static TF_Tensor *allocate(Call *call, int output, int type, const int64_t *shape, int rank) {

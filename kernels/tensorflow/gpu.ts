@@ -66,10 +66,9 @@ export function planOnGpu(
     return { lane: 'copy', computePrecision: 'float32', tile: {}, cacheKey: '', passedOver: [] };
   }
   const { launches, workspaceBytes } = planCall(call) ?? noKernel(kernel, cuda);
-  // a family may convert, merge and sum with kernels of those after it
-  const taken = lanes.findIndex(({ folder }) =>
-    launches.some(({ module }) => module.startsWith(`${folder}/`)),
-  );
+  // delta has a family of its own, and a family may convert, merge and sum with kernels of those after it
+  const own = launches.filter(({ module }) => kernel === names.MLADelta || !module.endsWith('/mla_delta'));
+  const taken = lanes.findIndex(({ folder }) => own.some(({ module }) => module.startsWith(`${folder}/`)));
   const { lane } = lanes[taken];
   const asked = precisionOnGpu(problem);
   const isWide = lane === 'general' || kernel === names.MLADelta;
@@ -107,13 +106,14 @@ function callText(kernel: KernelName, problem: MlaProblem, cuda: CudaReport): st
   const number = kernelNumbers[kernel];
   if (number === undefined) return undefined;
   const { b, hq, hkv, sq, skv, dn, dr, dv, causal, window, hasQLengths, hasKvLengths } = problem;
+  const hasDelta = kernel === names.MLADelta || kernel === names.MLAAttentionBackward;
   const [left, right] = window.map((keys) => (keys < 0 ? unbounded : Math.min(keys, unbounded)));
   return [
     ...[cuda.capability, cuda.multiprocessors],
     ...[number, problem.op === 'mlaDecode', float, precisionNumbers[precisionOnGpu(problem)]],
     ...[b, hq, hkv, sq, skv, dn, dr, dv],
     ...[left, causal === 'none' ? right : 0, causal === 'top-left'],
-    ...[hasQLengths, hasKvLengths, kernel === names.MLADelta && problem.returnLse],
+    ...[hasQLengths, hasKvLengths, hasDelta && problem.returnLse],
   ]
     .map(Number)
     .join(' ');

@@ -58,7 +58,7 @@ const kernels: Kernels<TensorflowBackend> = {
     run(
       names.MLAAttentionBackward,
       problem,
-      [...attentionInputs(inputs), ...backwardInputs(inputs)],
+      [...attentionInputs(inputs), inputs.dOut, inputs.lse, inputs.out, inputs.dLse],
       4,
       backend,
     ),

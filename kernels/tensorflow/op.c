@@ -10,6 +10,7 @@
 #define ATTENTION_INPUTS "q: T", "k: T", "v: T", "k_rope: T", "q_lengths: int32", "kv_lengths: int32"
 #define DECODE_INPUTS "q_latent: T", "q_rope: T", "c_kv: T", "k_rope: T", "kv_lengths: int32"
 #define BACKWARD_INPUTS "d_out: T", "lse: float", "delta: float"
+#define JOINED_BACKWARD_INPUTS "d_out: T", "lse: float", "out: T", "d_lse: float"
 
 enum { ATTENTION, DELTA, ATTENTION_DQ, ATTENTION_DKV, ATTENTION_BACKWARD, DECODE, DECODE_DQ, DECODE_DKV, OP_COUNT };
 
@@ -21,7 +22,7 @@ static const Op ops[OP_COUNT] = {
     {"MLAAttentionBackward",
      MLA_BACKWARD,
      0,
-     {ATTENTION_INPUTS, BACKWARD_INPUTS},
+     {ATTENTION_INPUTS, JOINED_BACKWARD_INPUTS},
      {"d_q: T", "d_k: T", "d_v: T", "d_k_rope: T"}},
     {"MLADecode", MLA_FORWARD, 1, {DECODE_INPUTS}, {"out: T", "lse: float"}},
     {"MLADecodeDq", MLA_DQ, 1, {DECODE_INPUTS, BACKWARD_INPUTS}, {"d_q_latent: T", "d_q_rope: T"}},

@@ -5,7 +5,7 @@
 #include "../cuda/mla_params.h"
 #include "tensorflow.h"
 
-enum { MOST_INPUTS = 9, MOST_OUTPUTS = 4, RANK = 4 };
+enum { MOST_INPUTS = 10, MOST_OUTPUTS = 4, RANK = 4 };
 
 typedef struct {
   const char *name;

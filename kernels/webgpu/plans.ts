@@ -236,10 +236,10 @@ export function shadersOf(kernel: KernelName, problem: MlaProblem, device: Capab
   if (kernel === names.MLAAttentionBackward) {
     const joined = planMatrixBackward(problem, device);
     if (!joined) {
-      const parts = [names.MLAAttentionDkv, names.MLAAttentionDq] as const;
+      const parts = [names.MLAAttentionDkv, names.MLAAttentionDq, names.MLADelta] as const;
       return parts.flatMap((part) => shadersOf(part, problem, device));
     }
-    const before = joined.plan.before.map(({ shader }) => shader);
+    const before = [deltaShader(problem), ...joined.plan.before.map(({ shader }) => shader)];
     return [joined.plan.main, joined.dq, ...before, packShader(problem, false), sumShader];
   }
   const plan = kernelPlan(kernel, problem, device);

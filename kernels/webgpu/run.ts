@@ -9,6 +9,7 @@ import type {
   CacheAppendInputs,
   DecodeInputs,
   DeltaInputs,
+  JoinedBackwardInputs,
 } from '../../src/core/kernelInputs.js';
 import { MLAAttentionDkv, MLAAttentionDq } from '../../src/core/names.js';
 import type { KernelName } from '../../src/core/names.js';
@@ -260,8 +261,20 @@ export function runAttentionDkv(
   return [dK, dV, dKRope];
 }
 
-/** MLAAttentionBackward → dQ, dK, dV, dKRope: dQ from the dS that …Dkv keeps, some heads at a time. */
+/** MLAAttentionBackward → dQ, dK, dV, dKRope. */
 export function runAttentionBackward(
+  problem: MlaProblem,
+  inputs: AttentionInputs & JoinedBackwardInputs,
+  backend: WebGPUBackend,
+): TensorInfo[] {
+  const delta = runDelta(problem, inputs, backend);
+  const gradients = runGradients(problem, { ...inputs, delta }, backend);
+  backend.disposeData(delta.dataId);
+  return gradients;
+}
+
+/** dQ from the dS that …Dkv keeps, some heads at a time. */
+function runGradients(
   problem: MlaProblem,
   inputs: AttentionInputs & BackwardInputs,
   backend: WebGPUBackend,

@@ -5,6 +5,7 @@ import type { TensorInfo } from '@tensorflow/tfjs-core';
 import { bucketOf } from '../../src/core/bucket.js';
 import { fail, shapeText } from '../../src/core/errors.js';
 import { shapeOf, sharedShapeOf, sizeOf } from '../../src/core/layout.js';
+import { MLAAttentionBackward } from '../../src/core/names.js';
 import type { KernelName } from '../../src/core/names.js';
 import type { MlaProblem } from '../../src/core/problem.js';
 import type { Kernels, TuneJob } from '../../src/core/register.js';
@@ -85,7 +86,10 @@ function inputShapes(kernel: KernelName, problem: MlaProblem): [string, number[]
   forward.push(['kvLengths', lengths(hasKvLengths)]);
   if (!/(Dq|Dkv|Backward)$/.test(kernel)) return forward;
   const stats = [b, hq, sq];
-  return [...forward, ['dOut', rows(dv)], ['lse', stats], ['delta', stats]];
+  const backward: [string, number[]][] = [...forward, ['dOut', rows(dv)], ['lse', stats]];
+  return kernel === MLAAttentionBackward
+    ? [...backward, ['out', rows(dv)], ['dLse', problem.returnLse ? stats : [0]]]
+    : [...backward, ['delta', stats]];
 }
 
 function checkSize({ limits }: GPUDevice, what: string, shape: number[]): void {

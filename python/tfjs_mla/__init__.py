@@ -131,12 +131,8 @@ def _attributes(name, layout, softmax_scale, causal, window, precision):
     }
 
 
-def _backward(op, d_out, d_lse):
-    """What both gradients begin with: B1 of gradients/README.md, and the attributes of the forward."""
-    out, lse = op.outputs
-    delta = _ops.mla_delta(out=out, d_out=d_out, d_lse=d_lse, layout=op.get_attr("layout"))
-    attributes = {name: _text(op.get_attr(name)) for name in _ATTRIBUTES}
-    return {"d_out": d_out, "lse": lse, "delta": delta, **attributes}
+def _attributes_of(op):
+    return {name: _text(op.get_attr(name)) for name in _ATTRIBUTES}
 
 
 def _text(value):
@@ -146,12 +142,15 @@ def _text(value):
 @tf.RegisterGradient("MLAAttention")
 def _attention_gradient(op, d_out, d_lse):
     names = ("q", "k", "v", "k_rope", "q_lengths", "kv_lengths")
-    inputs = {**dict(zip(names, op.inputs)), **_backward(op, d_out, d_lse)}
-    return [*_ops.mla_attention_backward(**inputs), None, None]
+    out, lse = op.outputs
+    inputs = {**dict(zip(names, op.inputs)), "d_out": d_out, "lse": lse, "out": out, "d_lse": d_lse}
+    return [*_ops.mla_attention_backward(**inputs, **_attributes_of(op)), None, None]
 
 
 @tf.RegisterGradient("MLADecode")
 def _decode_gradient(op, d_out, d_lse):
     names = ("q_latent", "q_rope", "c_kv", "k_rope", "kv_lengths")
-    inputs = {**dict(zip(names, op.inputs)), **_backward(op, d_out, d_lse)}
+    out, lse = op.outputs
+    delta = _ops.mla_delta(out=out, d_out=d_out, d_lse=d_lse, layout=op.get_attr("layout"))
+    inputs = {**dict(zip(names, op.inputs)), "d_out": d_out, "lse": lse, "delta": delta, **_attributes_of(op)}
     return [*_ops.mla_decode_dq(**inputs), *_ops.mla_decode_dkv(**inputs), None]

@@ -37,6 +37,11 @@ export interface DeltaInputs {
   dLse: TensorInfo;
 }
 
+/** The same for the kernel that joins them, and computes delta itself. */
+export interface JoinedBackwardInputs extends DeltaInputs {
+  lse: TensorInfo;
+}
+
 export interface CacheAppendInputs {
   /** float32, or int32: packed float16, like kRope; the new rows are float32 and are packed while they are written */
   cKv: TensorInfo;
@@ -53,7 +58,7 @@ export interface KernelInputs {
   MLADelta: DeltaInputs;
   MLAAttentionDq: AttentionInputs & BackwardInputs;
   MLAAttentionDkv: AttentionInputs & BackwardInputs;
-  MLAAttentionBackward: AttentionInputs & BackwardInputs;
+  MLAAttentionBackward: AttentionInputs & JoinedBackwardInputs;
   MLADecode: DecodeInputs;
   MLADecodeDq: DecodeInputs & BackwardInputs;
   MLADecodeDkv: DecodeInputs & BackwardInputs;

@@ -3,7 +3,7 @@ export const MLAAttention = 'MLAAttention';
 export const MLADelta = 'MLADelta';
 export const MLAAttentionDq = 'MLAAttentionDq';
 export const MLAAttentionDkv = 'MLAAttentionDkv';
-/** …Dq and …Dkv at once, for a backend whose kernels have work in common; it may be absent. */
+/** MLADelta, …Dq and …Dkv at once, for a backend whose kernels have work in common; it may be absent. */
 export const MLAAttentionBackward = 'MLAAttentionBackward';
 export const MLADecode = 'MLADecode';
 export const MLADecodeDq = 'MLADecodeDq';

@@ -34,7 +34,7 @@ export interface Planner {
   /** The formats of a LatentCache that the kernels read and write. */
   cacheFormats: readonly CacheFormat[];
   plan(kernel: KernelName, problem: MlaProblem): Plan;
-  /** Whether the gradient takes MLAAttentionBackward in place of …Dq and …Dkv; absent where there is no such kernel. */
+  /** Whether the gradient takes MLAAttentionBackward in place of its parts; absent where there is no such kernel. */
   isBackwardJoined?(problem: MlaProblem): boolean;
   /** Compiles what the plan needs, without running it; rejects with the compiler's message and line. */
   compile(plan: Plan, problem: MlaProblem): Promise<void>;
@@ -83,7 +83,7 @@ type Kernel<Inputs, Backend> = (
 
 type AllKernels<Backend> = { [Name in KernelName]: Kernel<KernelInputs[Name], Backend> };
 
-/** The kernels of a backend: all of them, but for the one that joins two others. */
+/** The kernels of a backend: all of them, but for the one that joins others. */
 export type Kernels<Backend> = Omit<AllKernels<Backend>, typeof MLAAttentionBackward> &
   Partial<AllKernels<Backend>>;
 

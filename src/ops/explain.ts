@@ -42,8 +42,9 @@ export type Call =
 
 /** The kernels of a call: the forward first, then its gradients'. A packed cache has no gradient. */
 export function kernelsOf(problem: MlaProblem): KernelName[] {
-  const joined: KernelName[] = [MLAAttentionDq, MLAAttentionDkv];
-  const notRun = isBackwardJoined(problem) ? joined : [MLAAttentionBackward];
+  const parts: KernelName[] = [MLADelta, MLAAttentionDq, MLAAttentionDkv];
+  const isJoined = problem.op === 'mlaAttention' && isBackwardJoined(problem);
+  const notRun = isJoined ? parts : [MLAAttentionBackward];
   return explainable(problem).filter((name) => !notRun.includes(name));
 }
 

@@ -41,7 +41,7 @@ export async function tune(
   }
   const jobs = calls.flatMap((call) => {
     const problem = problemOf(fn, call);
-    // what joins two kernels has no choice of its own where it runs them one behind the other
+    // what joins kernels has no choice of its own where it runs them one behind the other
     const all = kernelsOf(problem).flatMap((kernel): KernelName[] =>
       kernel === MLAAttentionBackward ? [MLAAttentionDq, MLAAttentionDkv] : [kernel],
     );

@@ -12,7 +12,7 @@ namespace {
 const char *const usage = R"(usage: harness [options]
   --filter TEXT     only cases whose name, with numbers as in "192/128 causal [bfloat16]", holds TEXT; given
                     again: all of the texts. At least one case must be left
-  --kernel NAME     only forward, delta, dq, dkv or backward, which is dq and dkv in one call
+  --kernel NAME     only forward, delta, dq, dkv or backward, which is the three before it in one call
   --family NAME     only what general, sm80 or sm90 serves; what it does not is then no failure
   --rows            the row kernels of kernels/cuda/rows in place of attention
   --time            the timed shapes: check some rows of them, then time
@@ -161,7 +161,7 @@ private:
 
   void time_kernel(std::optional<CaseRun> &run, const Case &c, const MlaKernel *kernel, size_t numbers) {
     if (step++ < options.resume_at) return;
-    std::string what = kernel ? kernel_names[*kernel] : "forward+backward";
+    std::string what = !kernel ? "forward+backward" : *kernel == MLA_BACKWARD ? "backward with delta" : kernel_names[*kernel];
     try {
       Result result = prepared(run, c, numbers).time(kernel, all_numbers[numbers], options.is_cold);
       if (result.verdict == Verdict::passed)

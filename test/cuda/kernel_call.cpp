@@ -82,7 +82,13 @@ DeviceProblem::Call DeviceProblem::call(MlaKernel kernel, MlaPrecision precision
     p.lse = stats("lse");
     return made;
   }
-  p.d_out = d_out.rows(), p.lse = floats(lse), p.delta = floats(delta);
+  p.d_out = d_out.rows(), p.lse = floats(lse);
+  if (kernel == MLA_BACKWARD) { // computes delta itself
+    p.out = out.rows();
+    if (c.has_d_lse) p.d_lse = floats(d_lse);
+  } else {
+    p.delta = floats(delta);
+  }
   bool has_dq = kernel != MLA_DKV, has_dkv = kernel != MLA_DQ;
   if (has_dq && c.is_decode) {
     p.d_q = output("d_q", c.hq, c.sq, c.dn, type, c.layout, c.pad);
@@ -115,14 +121,8 @@ static bool is_built(const char *module) {
 Planner::Answer Planner::plan(const DeviceProblem::Call &call, void *workspace, MlaPlan &plan) const {
   static const std::map<std::string, MlaFamily *> families = {
       {"sm90", mla_plan_sm90}, {"sm80", mla_plan_sm80}, {"general", mla_plan_general}};
-  bool is_served;
-  if (family.empty()) {
-    is_served = mla_plan(&properties, call.kernel, &call.params, workspace, &plan);
-  } else {
-    plan.count = 0, plan.workspace_bytes = 0, plan.table.bytes = 0;
-    is_served = families.at(family)(&properties, call.kernel, &call.params, workspace, &plan);
-  }
-  if (!is_served) return Answer::not_served;
+  MlaFamily *only = family.empty() ? nullptr : families.at(family);
+  if (!mla_plan_in(only, &properties, call.kernel, &call.params, workspace, &plan)) return Answer::not_served;
   for (int i = 0; i < plan.count; i++)
     if (!is_built(plan.launches[i].module)) return Answer::not_built;
   return Answer::planned;
@@ -130,8 +130,9 @@ Planner::Answer Planner::plan(const DeviceProblem::Call &call, void *workspace, 
 
 std::string family_of(const MlaPlan &plan) {
   if (plan.count == 0) return "nothing to launch";
+  bool has_delta_before = plan.count > 1 && std::strstr(plan.launches[0].module, "/mla_delta"); // of any family
   for (std::string family : {"sm90", "sm80"}) // which may launch those of the next, to convert operands
-    for (int i = 0; i < plan.count; i++)
+    for (int i = has_delta_before; i < plan.count; i++)
       if (std::string(plan.launches[i].module).starts_with(family)) return family;
   return "general";
 }

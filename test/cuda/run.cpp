@@ -182,7 +182,7 @@ Result CaseRun::time(const MlaKernel *kernel, const Numbers &numbers, bool is_co
   std::vector<Guarded> workspaces;
   std::string families;
   givens(numbers);
-  std::vector<MlaKernel> kernels = {MLA_FORWARD, MLA_DELTA, MLA_BACKWARD};
+  std::vector<MlaKernel> kernels = {MLA_FORWARD, MLA_BACKWARD};
   if (c.is_decode) kernels = {MLA_FORWARD, MLA_DELTA, MLA_DQ, MLA_DKV};
   if (kernel) kernels = {*kernel};
   for (MlaKernel each : kernels) {
@@ -232,8 +232,9 @@ double CaseRun::bytes(const MlaKernel *kernel) const {
   double keys_of_heads = width * c.batch * c.keys() * c.key_heads();
   double kv = keys_of_heads * (c.dn + (c.is_decode ? 0 : c.dv)) + width * c.batch * c.keys() * c.dr;
   double forward = q + kv + out + stats, delta = 2 * out + stats;
-  double given_back = q + kv + out + 2 * stats, dq = given_back + q, dkv = given_back + kv, backward = dq + kv;
-  if (!kernel) return forward + delta + (c.is_decode ? dq + dkv : backward);
+  double given_back = q + kv + out + 2 * stats, dq = given_back + q, dkv = given_back + kv;
+  double backward = given_back - stats + out + q + kv; // delta is no input
+  if (!kernel) return forward + (c.is_decode ? delta + dq + dkv : backward);
   switch (*kernel) {
     case MLA_FORWARD: return forward;
     case MLA_DELTA: return delta;

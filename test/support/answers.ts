@@ -28,7 +28,7 @@ export const signatures: Record<ComparedKernel, { inputs: string[]; outputs: str
     outputs: ['dK', 'dV', 'dKRope'],
   },
   MLAAttentionBackward: {
-    inputs: ['q', 'k', 'v', 'kRope', 'qLengths', 'kvLengths', 'dOut', 'lse', 'delta'],
+    inputs: ['q', 'k', 'v', 'kRope', 'qLengths', 'kvLengths', 'dOut', 'lse', 'out', 'dLse'],
     outputs: ['dQ', 'dK', 'dV', 'dKRope'],
   },
   MLADecode: { inputs: ['qLatent', 'qRope', 'cKv', 'kRope', 'kvLengths'], outputs: ['out', 'lse'] },

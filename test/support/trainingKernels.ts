@@ -7,6 +7,6 @@ export function trainingKernels(): string[] {
   const gradients =
     getBackend() === 'tensorflow'
       ? [names.MLAAttentionBackward]
-      : [names.MLAAttentionDq, names.MLAAttentionDkv];
-  return [names.MLAAttention, names.MLADelta, ...gradients];
+      : [names.MLADelta, names.MLAAttentionDq, names.MLAAttentionDkv];
+  return [names.MLAAttention, ...gradients];
 }

@@ -1,4 +1,5 @@
-/* The same conversion, during which the kernel that multiplies is launched: its blocks are ready when this ends. */
+/* The same conversion, during which the kernel that multiplies is launched: its blocks are ready when this ends. It reads
+   nothing of delta, which may be launched before it, but ends after it: who comes next reads both. */
 #include "../sm80/convert.cuh"
 #include "barrier.cuh"
 
@@ -6,6 +7,7 @@
   extern "C" __global__ void convert_##NAME(const __grid_constant__ MlaArguments a) {      \
     start_dependents();                                                                    \
     convert<T>(rows_of(a.params, blockIdx.z), 1);                                          \
+    if (threadIdx.x == 0) wait_for_previous();                                             \
   }
 KERNEL(f16, __half)
 KERNEL(bf16, __nv_bfloat16)

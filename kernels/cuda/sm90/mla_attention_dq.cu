@@ -161,7 +161,7 @@ struct Dq {
   __device__ void run() {
     if (threadIdx.x == 0) init_barriers();
     __syncthreads();
-    if (sizeof(T) != sizeof(Out)) wait_for_previous(); /* the conversion */
+    wait_for_previous(); /* delta, or the conversion */
     start_dependents(); /* dK and dV */
     int warpgroup = __shfl_sync(~0u, threadIdx.x / WARPGROUP, 0);
     if (warpgroup == 0) {

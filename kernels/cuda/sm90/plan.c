@@ -94,7 +94,7 @@ static int launch_queries(MlaPlan *plan, const char *module, const Form *form, c
   MlaLaunch *launch = launch_form(plan, module, form, arguments, type);
   if (!launch) return 0;
   int heads = p->batch * p->hq;
-  launch->is_early = p->type != type;
+  launch->is_early = plan->count > 1; /* delta, or the conversion, is before it */
   mla_deal(launch, at_once(device, form), blocks_of(p->sq, form->block_q) * heads, heads, p->skv * row_bytes(form),
            p->hq / p->hkv);
   return 1;
@@ -138,8 +138,10 @@ static int plan_dkv(const MlaDevice *device, MlaArguments *arguments, MlaType ty
 static int plan_gradients(const MlaDevice *device, MlaKernel kernel, const MlaParams *p, MlaType type, void *workspace,
                           MlaPlan *plan) {
   MlaArguments arguments = {.params = *p};
-  return mla_gradient_operands(plan, workspace, &arguments, type, conversion) &&
-         (kernel == MLA_DKV || plan_dq(device, &arguments, type, plan)) &&
+  int has_delta = plan->count; /* which is launched first; the conversion reads nothing of it */
+  if (!mla_gradient_operands(plan, workspace, &arguments, type, conversion)) return 0;
+  if (has_delta && plan->count > 1) plan->launches[1].is_early = 1;
+  return (kernel == MLA_DKV || plan_dq(device, &arguments, type, plan)) &&
          (kernel == MLA_DQ || plan_dkv(device, &arguments, type, kernel == MLA_BACKWARD, workspace, plan));
 }
 

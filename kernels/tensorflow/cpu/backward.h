@@ -1,4 +1,4 @@
-/* MLAAttentionBackward, B2-B7 of gradients/README.md: MLAAttentionDq and MLAAttentionDkv in one walk, which forms scores
+/* B2-B7 of gradients/README.md, for MLAAttentionBackward: MLAAttentionDq and MLAAttentionDkv in one walk, which forms scores
    and dP once for both. A unit of work is a key/value head of a batch entry: it takes tiles of LEFT keys, the first ones
    first, and walks over their rows as dkv.h does; it keeps dSᵀ of all the tile's keys, and then takes QUAD rows at a time:
      dQ += dS·K

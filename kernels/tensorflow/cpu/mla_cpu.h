@@ -6,8 +6,8 @@
 #include "../../cuda/mla_params.h"
 #include "../../cuda/mla_rows.h"
 
-/* What threads do together: units of work that do not depend on one another. A kernel is a job, but MLA_BACKWARD is two:
-   JOB_BACKWARD and JOB_ROPE_SUM, or JOB_DQ and JOB_DKV. */
+/* What threads do together: units of work that do not depend on one another. A kernel is a job, but MLA_BACKWARD is
+   three: JOB_DELTA, then JOB_BACKWARD and JOB_ROPE_SUM, or JOB_DQ and JOB_DKV. */
 typedef enum { JOB_FORWARD, JOB_DELTA, JOB_DQ, JOB_DKV, JOB_BACKWARD, JOB_ROPE_SUM } MlaCpuJob;
 
 /* The kernels compiled for one instruction set. */

@@ -151,6 +151,21 @@ static int run_one_walk(const MlaParams *params) {
   return is_done;
 }
 
+/* The two give the same bits. */
+static int run_gradients(const MlaParams *params) {
+  if (is_one_walk(kernels->units(JOB_BACKWARD, params)) && run_one_walk(params)) return 1;
+  return run(JOB_DQ, params, NULL) && run(JOB_DKV, params, NULL);
+}
+
+static int run_backward(const MlaParams *of) {
+  MlaParams params = *of;
+  float *delta = malloc((size_t)of->batch * (size_t)of->hq * (size_t)of->sq * sizeof(float));
+  params.delta = delta;
+  int is_done = delta && run(JOB_DELTA, &params, NULL) && run_gradients(&params);
+  free(delta);
+  return is_done;
+}
+
 int mla_cpu_run(MlaKernel kernel, const MlaParams *params) {
   pthread_once(&started, start);
   switch (kernel) {
@@ -158,11 +173,9 @@ int mla_cpu_run(MlaKernel kernel, const MlaParams *params) {
     case MLA_DELTA: return run(JOB_DELTA, params, NULL);
     case MLA_DQ: return run(JOB_DQ, params, NULL);
     case MLA_DKV: return run(JOB_DKV, params, NULL);
-    case MLA_BACKWARD: break;
+    case MLA_BACKWARD: return run_backward(params);
   }
-  /* the two give the same bits */
-  if (is_one_walk(kernels->units(JOB_BACKWARD, params)) && run_one_walk(params)) return 1;
-  return run(JOB_DQ, params, NULL) && run(JOB_DKV, params, NULL);
+  return 0;
 }
 
 static void run_row_unit(const void *call, int unit, void *scratch) {
