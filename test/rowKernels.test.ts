@@ -254,17 +254,21 @@ describe('row kernels', () => {
     for (const [n, d, table] of [
       [1, 3, 2],
       [100, 70, 7],
+      [900, 128, 2],
+      [40, 36, 3000],
       [1030, 256, 300],
     ]) {
       it(`MLAEmbeddingBackward: ${n} rows of ${d} into ${table}`, async () => {
         const dRows = normal([n, d], 1);
-        // the last row of the table is read by none, and the first one often
-        const read = Array.from({ length: n }, (_, i) => (i % 3 ? (i * 7) % (table - 1) : 0));
+        // the last row of the table is read by none, and the first one often; some ids are of no row
+        const read = Array.from({ length: n }, (_, i) =>
+          i % 3 === 0 ? 0 : i % 11 === 5 ? -1 : i % 11 === 7 ? table : (i * 7) % (table - 1),
+        );
         const ids = tf.tensor1d(read, 'int32');
         const composed = tf.matMul(tf.cast(tf.oneHot(ids, table), 'float32'), dRows, true);
         const dTable = Array.from({ length: table }, () => Array<number>(d).fill(0));
         for (const [i, row] of (await rowsOf(dRows)).entries()) {
-          for (const [c, value] of row.entries()) dTable[read[i]][c] += value;
+          for (const [c, value] of row.entries()) if (dTable[read[i]]) dTable[read[i]][c] += value;
         }
         await check(
           () => runRowKernel(names.MLAEmbeddingBackward, { dRows, ids }, { tableRows: table }),

@@ -64,14 +64,17 @@ typedef struct {
   float *row_losses; /* [rows], which are added in order afterwards */
 } MlaCrossEntropy;
 
-/* The gradient of a table of which row ids[t] was read for token t: rows of d_rows with one id are added in order. An id outside
-   the table counts for nothing. */
+/* The gradient of a table of which row ids[t] was read for token t: rows of d_rows with one id are added in an order that the ids
+   fix. An id outside the table counts for nothing. */
 typedef struct {
   int64_t tokens;
   int table_rows, columns;
   const int32_t *ids;  /* [tokens] */
   const float *d_rows; /* [tokens, columns] */
   float *d_table;      /* [table_rows, columns] */
+  int bin_rows;        /* table rows of a bin: */
+  int32_t *order;      /* [tokens], those that read the first bin, then those of the next, each in their order */
+  int32_t *bins;       /* [bins + 1], where they begin in `order` */
 } MlaEmbedding;
 
 /* A part of one of the tensors that Adam updates. */

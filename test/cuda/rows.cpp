@@ -237,20 +237,21 @@ RowProblem make_adam(int rows, int columns, bool) {
   return made;
 }
 
-// A table of a quarter as many rows as there are tokens, and one more that none reads.
-RowProblem make_embedding(int rows, int columns, bool) {
+// Token i reads row id_of(i) of the table, which need not be there.
+RowProblem make_embedding_of(int rows, int columns, int table, auto id_of) {
   RowProblem made;
   made.call.kernel = MLA_EMBEDDING_BACKWARD;
   MlaEmbedding &p = made.call.arguments.embedding;
   Values d_rows = normals("d_rows", 1, 1, rows, columns, 1);
-  const int table = rows / 4 + 1;
   std::vector<int32_t> ids(rows);
-  for (int i = 0; i < rows; i++) ids[i] = i % 3 ? int(int64_t(i) * 7919 % table) : 0; // one is frequent
-  std::vector<std::vector<int>> readers(table + 1);
-  for (int i = 0; i < rows; i++) readers[ids[i]].push_back(i);
-  p.tokens = rows, p.table_rows = table + 1, p.columns = columns;
+  std::vector<std::vector<int>> readers(table);
+  for (int i = 0; i < rows; i++) {
+    ids[i] = id_of(i);
+    if (ids[i] >= 0 && ids[i] < table) readers[ids[i]].push_back(i);
+  }
+  p.tokens = rows, p.table_rows = table, p.columns = columns;
   p.ids = made.input(ids), p.d_rows = made.input(d_rows);
-  p.d_table = made.output("d_table", table + 1, columns, [&](int row, int c) {
+  p.d_table = made.output("d_table", table, columns, [&](int row, int c) {
     double sum = 0;
     for (int i : readers[row]) sum += at(d_rows, i, c);
     return sum;
@@ -258,23 +259,54 @@ RowProblem make_embedding(int rows, int columns, bool) {
   return made;
 }
 
+int scattered(int i, int among) { return int(int64_t(i) * 7919 % among); }
+
+// A table of a quarter as many rows as there are tokens, of which one is frequent, and one more that none reads.
+RowProblem make_embedding(int rows, int columns, bool) {
+  const int table = rows / 4 + 1;
+  return make_embedding_of(rows, columns, table + 1, [=](int i) { return i % 3 ? scattered(i, table) : 0; });
+}
+// All ids but some are equal.
+RowProblem make_equal_embedding(int rows, int columns, bool) {
+  return make_embedding_of(rows, columns, 9, [](int i) { return i % 100 == 1 ? scattered(i, 9) : 5; });
+}
+// More rows than ids, some of which are of no row.
+RowProblem make_sparse_embedding(int rows, int columns, bool) {
+  const int table = 12 * rows;
+  return make_embedding_of(rows, columns, table, [=](int i) {
+    return i % 7 == 0 ? -1 - i : i % 7 == 1 ? table + i % 2 : scattered(i, table);
+  });
+}
+// Of bytes of text, whose frequencies are about those of a geometric series.
+RowProblem make_byte_embedding(int rows, int columns, bool) {
+  return make_embedding_of(rows, columns, 256, [](int i) {
+    double x = scattered(i, 65521) / 65521.0;
+    return std::min(255, int(-std::log(1 - x) * 16));
+  });
+}
+
 std::vector<RowCase> all_row_cases() {
   std::vector<RowCase> cases;
+  auto add_one = [&](std::string name, auto *make, int rows, int columns, bool is_timed, bool is_backward = false) {
+    name += (is_backward ? " backward " : " ") + std::to_string(rows) + "x" + std::to_string(columns);
+    cases.push_back({name, is_timed, make, rows, columns, is_backward});
+  };
   auto add = [&](const char *name, auto *make, int rows, int columns, bool is_timed) {
-    for (bool is_backward : {false, true}) {
-      if (is_backward && (make == make_adam || make == make_embedding)) continue;
-      std::string title = std::string(name) + (is_backward ? " backward " : " ");
-      title += std::to_string(rows) + "x" + std::to_string(columns);
-      cases.push_back({title, is_timed, make, rows, columns, is_backward});
-    }
+    for (bool is_backward : {false, true}) add_one(name, make, rows, columns, is_timed, is_backward);
+  };
+  auto add_embeddings = [&](int rows, int columns, bool is_timed) {
+    add_one("embedding", make_embedding, rows, columns, is_timed);
+    add_one("embedding of equal ids", make_equal_embedding, rows, columns, is_timed);
+    add_one("embedding of more rows than ids", make_sparse_embedding, rows, columns, is_timed);
+    add_one("embedding of bytes", make_byte_embedding, rows, columns, is_timed);
   };
   for (auto [rows, columns] : {std::pair(1, 4), {33, 6}, {70, 256}, {100, 1001}, {513, 2}, {4099, 128}, {40, 7168}}) {
     add("norm", make_norm, rows, columns, false);
     add("add-norm", make_add_norm, rows, columns, false);
     add("swiglu", make_swiglu, rows, columns, false);
     add("cross-entropy", make_cross_entropy, rows, columns, false);
-    add("embedding", make_embedding, rows, columns, false);
-    add("adam", make_adam, rows, columns, false);
+    add_embeddings(rows, columns, false);
+    add_one("adam", make_adam, rows, columns, false);
   }
   for (auto [rows, columns] : {std::pair(1, 6), {33, 96}, {70, 768}, {64, 6}, {45, 18}}) add("rotary", make_rotary, rows, columns, false);
   // of a step of the demo's model 'large', 4 x 2048 tokens
@@ -283,8 +315,8 @@ std::vector<RowCase> all_row_cases() {
   add("rotary", make_rotary, 8192, 768, true);
   add("swiglu", make_swiglu, 8192, 704, true);
   add("cross-entropy", make_cross_entropy, 8192, 256, true);
-  add("embedding", make_embedding, 8192, 256, true);
-  add("adam", make_adam, 8192, 768, true);
+  add_embeddings(8192, 256, true);
+  add_one("adam", make_adam, 8192, 768, true);
   return cases;
 }
 

@@ -55,12 +55,19 @@ static void plan_cross_entropy(MlaRowKernel kernel, const MlaCrossEntropy *p, vo
   mean->row.cross_entropy = call;
 }
 
-static void plan_embedding(const MlaEmbedding *p, MlaPlan *plan) {
-  enum { COLUMNS = 64 }; /* more blocks, since one with a frequent id takes long */
-  MlaLaunch *each_row = launch(plan, "rows/embedding", "embedding_backward", (unsigned)p->table_rows);
-  each_row->grid[1] = blocks(p->columns, COLUMNS);
-  each_row->threads = COLUMNS;
-  each_row->row.embedding = *p;
+static void plan_embedding(const MlaEmbedding *p, void *workspace, MlaPlan *plan) {
+  enum { MOST_BINS = 1024 }; /* each of which looks through all ids */
+  int is_by_4 = p->columns % 4 == 0;
+  const char *sum = is_by_4 ? "embedding_sum_by_4" : "embedding_sum";
+  MlaEmbedding call = *p;
+  call.bin_rows = (p->table_rows + MOST_BINS - 1) / MOST_BINS;
+  unsigned bins = blocks(p->table_rows, call.bin_rows), slices = blocks(p->columns, is_by_4 ? 4 * 32 : 32);
+  call.order = mla_take(plan, workspace, sizeof *call.order * (size_t)p->tokens);
+  call.bins = mla_take(plan, workspace, sizeof *call.bins * (bins + 1));
+  launch(plan, "rows/embedding", "embedding_order", bins)->row.embedding = call;
+  MlaLaunch *by_warps = launch(plan, "rows/embedding", sum, blocks(p->table_rows, WARPS));
+  by_warps->grid[1] = slices;
+  by_warps->row.embedding = call;
 }
 
 static void plan_adam(const MlaAdam *p, void *workspace, MlaPlan *plan) {
@@ -91,7 +98,7 @@ void mla_plan_rows(const MlaRowCall *call, void *workspace, MlaPlan *plan) {
     case MLA_CROSS_ENTROPY_BACKWARD:
       plan_cross_entropy(call->kernel, &call->arguments.cross_entropy, workspace, plan);
       break;
-    case MLA_EMBEDDING_BACKWARD: plan_embedding(&call->arguments.embedding, plan); break;
+    case MLA_EMBEDDING_BACKWARD: plan_embedding(&call->arguments.embedding, workspace, plan); break;
     case MLA_ADAM_NORM: break; /* a part of MLA_ADAM, and no call by itself */
     case MLA_ADAM: plan_adam(&call->arguments.adam, workspace, plan); break;
   }
