@@ -89,7 +89,7 @@ __device__ inline void dq(const MlaArguments &a) {
   };
   /* queries and dOut come through the stages of the next two tiles */
   const PackedRows<E> d_out(p.d_out, p.d_out, DN, batch, p.hq);
-  const float row_scale = own_row < rows ? d_out_scale<T>(d_out[own_row].at(0)) : 1;
+  const float row_scale = d_out_scale<T>(d_out[min(own_row, rows - 1)].at(0)); /* every lane takes part */
   const Tile<T, BLOCK_Q, DQK> q_tile{stage_of(1)};
   const Tile<T, BLOCK_Q, DN> d_out_tile{stage_of(2)};
   copy(0);
