@@ -30,7 +30,9 @@ export interface TensorflowBackend extends KernelBackend {
   readonly binding: Record<
     'TF_ATTR_TYPE' | 'TF_ATTR_STRING' | 'TF_ATTR_FLOAT' | 'TF_ATTR_INT' | 'TF_ATTR_BOOL' | 'TF_FLOAT',
     number
-  > & { readonly TF_Version: string };
+  > & {
+    readonly TF_Version: string;
+  };
   executeMultipleOutputs(
     op: string,
     attributes: Attribute[],
@@ -71,7 +73,7 @@ const kernels: Kernels<TensorflowBackend> = {
   // in place: the op writes through the memory of its inputs
   [names.MLACacheAppend]: (_problem, { cKv, kRope, newCkv, newKRope, lengths }, backend) => {
     const inputs = [cKv, kRope, newCkv, newKRope, lengths];
-    const none = backend.executeMultipleOutputs(names.MLACacheAppend, [typeAttribute(backend)], inputs, 0);
+    const none = backend.executeMultipleOutputs(names.MLACacheAppend, [], inputs, 0);
     if (backend.isUsingGpuDevice) forgetHostCopies([cKv, kRope], backend);
     return none;
   },
@@ -113,7 +115,10 @@ function backwardInputs({ dOut, lse, delta }: BackwardInputs): TensorInfo[] {
   return [dOut, lse, delta];
 }
 
-/** Attributes are part of the key of a cache that TensorFlow never empties: no length is among them. */
+/**
+ * Attributes are part of the key of a cache that TensorFlow never empties: no length is among them. Each takes time in every
+ * call: those that have the op's default (op.c) are left out, and T, which is that of the inputs.
+ */
 function run(
   op: KernelName,
   problem: MlaProblem,
@@ -123,26 +128,20 @@ function run(
 ): Tensor[] {
   const { layout, softmaxScale, causal, window } = problem;
   const { TF_ATTR_STRING, TF_ATTR_FLOAT, TF_ATTR_INT } = backend.binding;
-  const attributes: Attribute[] = [
-    typeAttribute(backend),
-    { name: 'layout', type: TF_ATTR_STRING, value: layout },
-  ];
+  const attributes: Attribute[] = [];
+  const add = (name: string, type: number, value: string | number, byDefault?: string | number): void => {
+    if (value !== byDefault) attributes.push({ name, type, value });
+  };
+  add('layout', TF_ATTR_STRING, layout, 'bshd');
   if (op !== names.MLADelta) {
-    attributes.push(
-      { name: 'softmax_scale', type: TF_ATTR_FLOAT, value: softmaxScale },
-      { name: 'causal', type: TF_ATTR_STRING, value: causal },
-      { name: 'window_left', type: TF_ATTR_INT, value: window[0] },
-      { name: 'window_right', type: TF_ATTR_INT, value: window[1] },
-    );
-    // on the CPU all are float32, the attribute's default: one cached kernel for all precisions
-    if (backend.isUsingGpuDevice)
-      attributes.push({ name: 'precision', type: TF_ATTR_STRING, value: precisionOnGpu(problem) });
+    add('softmax_scale', TF_ATTR_FLOAT, softmaxScale);
+    add('causal', TF_ATTR_STRING, causal, 'none');
+    add('window_left', TF_ATTR_INT, window[0], -1);
+    add('window_right', TF_ATTR_INT, window[1], -1);
+    // CPUs know float32 alone: one cached kernel for all precisions
+    if (backend.isUsingGpuDevice) add('precision', TF_ATTR_STRING, precisionOnGpu(problem), 'float32');
   }
   return backend.executeMultipleOutputs(op, attributes, withAbsentInputs(inputs, backend), outputs);
-}
-
-function typeAttribute({ binding }: TensorflowBackend): Attribute {
-  return { name: 'T', type: binding.TF_ATTR_TYPE, value: binding.TF_FLOAT };
 }
 
 function planOnCpu(
