@@ -13,20 +13,6 @@ enum { NEW_FIRST_MOMENT, NEW_SECOND_MOMENT, NORM, LAST_OUTPUTS };
 /* By src/core/rowKernels.ts. */
 enum { BETA1, ONE_LESS_BETA1, BETA2, ONE_LESS_BETA2, SMALLEST, RATE, CLIP_NORM, NUMBER_COUNT };
 
-/* The attribute N. */
-typedef struct {
-  int64_t tensors;
-} AdamAttributes;
-
-static void *create(TF_OpKernelConstruction *context) {
-  AdamAttributes *attributes = calloc(1, sizeof *attributes);
-  TF_Status *status = tf.TF_NewStatus();
-  tf.TF_OpKernelConstruction_GetAttrInt64(context, "N", &attributes->tensors, status);
-  if (tf.TF_GetCode(status)) tf.TF_OpKernelConstruction_Failure(context, status);
-  tf.TF_DeleteStatus(status);
-  return attributes;
-}
-
 typedef struct {
   TF_OpKernelContext *context;
   TF_Status *status;
@@ -123,7 +109,7 @@ static void run_on_cpu(Call *call) {
 
 static void run_on_gpu(Call *call) { gpu_run(call->context, gpu_plan_rows, &call->row, call->status); }
 
-static void compute(const AdamAttributes *attributes, TF_OpKernelContext *context, Run *run) {
+static void compute(const ListAttributes *attributes, TF_OpKernelContext *context, Run *run) {
   int tensors = (int)attributes->tensors;
   Call call = {.context = context,
                .status = tf.TF_NewStatus(),
@@ -157,5 +143,5 @@ const char *register_adam(void) {
   for (size_t i = 0; i < sizeof outputs / sizeof *outputs; i++) tf.TF_OpDefinitionBuilderAddOutput(builder, outputs[i]);
   tf.TF_OpDefinitionBuilderAddAttr(builder, "N: int >= 1");
   const char *message = register_definition(builder, shape_unknown);
-  return message ? message : register_kernels("MLAAdam", create, adam_on_cpu, adam_on_gpu, "numbers");
+  return message ? message : register_kernels("MLAAdam", create_of_list, adam_on_cpu, adam_on_gpu, "numbers");
 }

@@ -11,20 +11,6 @@
 
 enum { MOST_MAPS = 8, MOST_RANK = 8 };
 
-/* The attribute N. */
-typedef struct {
-  int64_t maps;
-} LinearAttributes;
-
-static void *create(TF_OpKernelConstruction *context) {
-  LinearAttributes *attributes = calloc(1, sizeof *attributes);
-  TF_Status *status = tf.TF_NewStatus();
-  tf.TF_OpKernelConstruction_GetAttrInt64(context, "N", &attributes->maps, status);
-  if (tf.TF_GetCode(status)) tf.TF_OpKernelConstruction_Failure(context, status);
-  tf.TF_DeleteStatus(status);
-  return attributes;
-}
-
 typedef struct {
   TF_OpKernelContext *context;
   TF_Status *status;
@@ -147,8 +133,8 @@ static void multiply(Call *call) {
   if (error) tf.TF_SetStatus(call->status, TF_INTERNAL, error);
 }
 
-static void compute(const LinearAttributes *attributes, TF_OpKernelContext *context, void (*describe_call)(Call *)) {
-  Call call = {.context = context, .status = tf.TF_NewStatus(), .maps = (int)attributes->maps};
+static void compute(const ListAttributes *attributes, TF_OpKernelContext *context, void (*describe_call)(Call *)) {
+  Call call = {.context = context, .status = tf.TF_NewStatus(), .maps = (int)attributes->tensors};
   read_factors(&call);
   if (!is_failed(&call)) describe_call(&call);
   if (!is_failed(&call)) multiply(&call);
@@ -178,7 +164,7 @@ static const char *register_linear_op(const char *name, const char *last_input, 
   for (int i = 0; outputs[i]; i++) tf.TF_OpDefinitionBuilderAddOutput(builder, outputs[i]);
   tf.TF_OpDefinitionBuilderAddAttr(builder, "N: int >= 1");
   const char *message = register_definition(builder, shape_unknown);
-  return message ? message : register_kernels(name, create, NULL, on_gpu, host_input);
+  return message ? message : register_kernels(name, create_of_list, NULL, on_gpu, host_input);
 }
 
 const char *register_linear(void) {

@@ -84,6 +84,15 @@ CREATE(DECODE)
 CREATE(DECODE_DQ)
 CREATE(DECODE_DKV)
 
+void *create_of_list(TF_OpKernelConstruction *context) {
+  ListAttributes *attributes = calloc(1, sizeof *attributes);
+  TF_Status *status = tf.TF_NewStatus();
+  tf.TF_OpKernelConstruction_GetAttrInt64(context, "N", &attributes->tensors, status);
+  if (tf.TF_GetCode(status)) tf.TF_OpKernelConstruction_Failure(context, status);
+  tf.TF_DeleteStatus(status);
+  return attributes;
+}
+
 static void *create_nothing(TF_OpKernelConstruction *context) {
   (void)context;
   return NULL;

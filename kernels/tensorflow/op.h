@@ -43,6 +43,12 @@ typedef void Compute(void *, TF_OpKernelContext *);
 const char *register_definition(TF_OpDefinitionBuilder *builder, ShapeFunction *shape);
 const char *register_kernels(const char *op, Create *create, Compute *on_cpu, Compute *on_gpu, const char *host_input);
 
+/* Attributes of an op whose inputs are lists: N, how many tensors each has. */
+typedef struct {
+  int64_t tensors;
+} ListAttributes;
+Create create_of_list;
+
 /* Shapes of the outputs: unknown, or those of these inputs. */
 ShapeFunction shape_unknown, shape_like_first, shape_like_second_and_third;
 
