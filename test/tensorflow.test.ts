@@ -9,11 +9,12 @@ import { Worker } from 'node:worker_threads';
 import * as tf from '@tensorflow/tfjs-core';
 import { forgetHostCopies } from '../kernels/tensorflow/hostCopies.js';
 import type { TensorflowBackend } from '../kernels/tensorflow/index.js';
-import { mlaAttention } from '../src/index.js';
+import { mlaAttention, mlaDecode } from '../src/index.js';
+import type { Precision } from '../src/index.js';
 import { attentionCases } from './cases.js';
 import { answersOf, signatures } from './support/answers.js';
 import type { ComparedKernel } from './support/answers.js';
-import { expectClose, expectSameBits } from './support/compare.js';
+import { expectClose, expectSameBits, gradientFloat16Bounds } from './support/compare.js';
 import { onEachDevice } from './support/devices.js';
 import { expectEqual, expectTrue } from './support/expect.js';
 import type { DataByName } from './support/inputs.js';
@@ -48,9 +49,18 @@ const narrowTypes = [
   { name: 'half', type: 19, bounds: { metric: 2e-3, relativeL2: 2e-3 } },
   { name: 'bfloat16', type: 14, bounds: { metric: 1.5e-2, relativeL2: 1.5e-2 } },
 ];
+/** Of float32 tensors; on the CPU all are float32. */
+const decodePrecisions = [
+  { name: 'float16', bounds: gradientFloat16Bounds },
+  { name: 'bfloat16', bounds: { metric: 3e-2, relativeL2: 3e-2 } },
+] as const;
 const library = fileURLToPath(
   new URL(`../native/mla-${process.platform}-${process.arch}.node`, import.meta.url),
 );
+
+function normal(shape: number[], seed: number): tf.Tensor {
+  return tf.randomNormal(shape, 0, 1, 'float32', seed);
+}
 
 function backendOf(): RawBackend {
   return tf.backend() as RawBackend;
@@ -189,6 +199,34 @@ describe('tensorflow', () => {
             expectSameBits(`${caseName}, output ${index}`, await output.data(), await apart[index].data());
           }
           tf.dispose([delta, ...apart, ...joined]);
+        }
+      });
+    }
+
+    for (const { name, bounds } of decodePrecisions) {
+      it(`decodes ${name} and differentiates, whatever the number of rows`, async () => {
+        // of every count of rows modulo the four that a warp of the GPU's kernels has
+        for (const heads of [1, 2, 3, 5, 16]) {
+          const [latents, ropes] = [512, 64].map((d) => [normal([1, 1, heads, d], 1), normal([1, 70, d], 2)]);
+          const inputs = [latents[0], ropes[0], latents[1], ropes[1]];
+          const dOut = normal([1, 1, heads, 512], 3);
+          const gradients = (precision: Precision): tf.Tensor[] =>
+            tf.grads((q, qRope, c, cRope) =>
+              mlaDecode(q as tf.Tensor4D, qRope as tf.Tensor4D, c as tf.Tensor3D, cRope as tf.Tensor3D, {
+                softmaxScale: 0.05,
+                precision,
+              }),
+            )(inputs, dOut);
+          const [got, expected] = [gradients(name), gradients('float32')];
+          for (const [i, gradient] of got.entries()) {
+            expectClose(
+              `${heads} heads, gradient ${i}`,
+              await read(gradient),
+              await read(expected[i]),
+              bounds,
+            );
+          }
+          tf.dispose([inputs, dOut, got, expected]);
         }
       });
     }
