@@ -10,17 +10,18 @@ export const mlaAttentionGradient: GradConfig = {
   kernelName: MLAAttention,
   inputsToSave: ['q', 'k', 'v', 'kRope', 'qLengths', 'kvLengths'],
   outputsToSave: [true, true],
-  gradFunc: (dys, saved, attrs) => {
+  gradFunc: (ofResults, saved, attrs) => {
     const [q, k, v, kRope, qLengths, kvLengths, out, lse] = saved;
-    const [dOut] = dys as Tensor[];
+    const dys = ofResults as Tensor[];
+    const [dOut] = dys;
     const problem = attrs as unknown as MlaProblem;
     const given = { q, k, v, kRope, qLengths, kvLengths, dOut, lse };
     const run = (kernel: string, inputs: NamedTensorMap): Tensor[] =>
       [engine().runKernel<Tensor | Tensor[]>(kernel, inputs, attrs)].flat();
     const runJoined = (): Tensor[] =>
-      run(MLAAttentionBackward, { ...given, ...deltaInputs(out, dys as Tensor[], problem) });
+      run(MLAAttentionBackward, { ...given, ...deltaInputs(out, dys, problem) });
     const runParts = (): Tensor[] => {
-      const inputs = { ...given, delta: runDelta(out, dys as Tensor[], problem) };
+      const inputs = { ...given, delta: runDelta(out, dys, problem) };
       return [...run(MLAAttentionDq, inputs), ...run(MLAAttentionDkv, inputs)];
     };
     const [dQ, dK, dV, dKRope] = isBackwardJoined(problem) ? runJoined() : runParts();

@@ -9,11 +9,12 @@ export const mlaDecodeGradient: GradConfig = {
   kernelName: MLADecode,
   inputsToSave: ['qLatent', 'qRope', 'cKv', 'kRope', 'kvLengths'],
   outputsToSave: [true, true],
-  gradFunc: (dys, saved, attrs) => {
+  gradFunc: (ofResults, saved, attrs) => {
     const [qLatent, qRope, cKv, kRope, kvLengths, out, lse] = saved;
-    const [dOut] = dys as Tensor[];
+    const dys = ofResults as Tensor[];
+    const [dOut] = dys;
     const problem = attrs as unknown as MlaProblem;
-    const delta = runDelta(out, dys as Tensor[], problem);
+    const delta = runDelta(out, dys, problem);
     const inputs = { qLatent, qRope, cKv, kRope, kvLengths, dOut, lse, delta };
     const run = (kernel: string): Tensor[] =>
       engine().runKernel(kernel, inputs, attrs) as unknown as Tensor[];

@@ -18,7 +18,7 @@ export const linearKernels: RowKernels<TensorflowBackend> = {
     backend.disposeData(given.dataId);
     return results;
   },
-  // x, and of each map its weight and dY
+  // inputs: x, weights, as many dYs
   [names.MLALinearBackward]: (inputs, _, backend) => {
     const maps = (inputs.length - 1) / 2;
     return run(names.MLALinearBackward, [listAttribute(maps, backend)], inputs, 1 + maps, backend);
@@ -39,6 +39,7 @@ export const rowKernels: RowKernels<TensorflowBackend> = {
   [names.MLARMSNorm]: ({ x, gain, addend }, { eps }, backend) => {
     const [y, sum] = run(names.MLARMSNorm, [epsAttribute(eps, backend)], [x, gain, addend], 2, backend);
     if (!isAbsent(addend)) return [y, sum];
+    // the sum is x itself, not a copy
     sum.dispose();
     backend.incRef(x.dataId);
     return [y, { dataId: x.dataId, shape: x.shape, dtype: x.dtype }];
