@@ -8,7 +8,6 @@ import { registerKernels } from '../../src/core/register.js';
 import { registerRowKernels } from '../../src/core/rowKernels.js';
 import type { Kernels, Plan } from '../../src/core/register.js';
 import type { AttentionInputs, BackwardInputs, DecodeInputs } from '../../src/core/kernelInputs.js';
-import { absentInput, withAbsentInputs } from './absentInputs.js';
 import { planOnGpu, precisionOnGpu, requireCuda } from './gpu.js';
 import { forgetHostCopies } from './hostCopies.js';
 import { registerOps } from './native.js';
@@ -84,11 +83,9 @@ const kernels: Kernels<TensorflowBackend> = {
  * a GPU that there are no kernels for, or as registerOps does. `noGpu` is why a GPU is passed over, for explain().
  */
 export function registerTensorflowKernels(noGpu?: string): void {
-  const backend = findBackend(backendName) as TensorflowBackend;
-  const { isUsingGpuDevice } = backend;
+  const { isUsingGpuDevice } = findBackend(backendName) as TensorflowBackend;
   const report = registerOps();
   const cuda = isUsingGpuDevice ? requireCuda(report) : undefined;
-  absentInput('int32', backend); // made here: what a kernel makes and keeps, tfjs takes for a leak
   registerKernels(backendName, kernels, {
     cacheFormats: ['float32'],
     isBackwardJoined: () => true,
@@ -141,7 +138,7 @@ function run(
     // CPUs know float32 alone: one cached kernel for all precisions
     if (backend.isUsingGpuDevice) add('precision', TF_ATTR_STRING, precisionOnGpu(problem), 'float32');
   }
-  return backend.executeMultipleOutputs(op, attributes, withAbsentInputs(inputs, backend), outputs);
+  return backend.executeMultipleOutputs(op, attributes, inputs, outputs);
 }
 
 function planOnCpu(

@@ -80,8 +80,6 @@ export interface MaskOptions<T extends Described = Described> {
 }
 
 export interface AttentionOptions<T extends Described = Described> extends MaskOptions<T> {
-  /** The rotary part of K, shared by all heads: [b, skv, dr], or [skv, b, dr] for 'sbhd'. */
-  kRope?: T;
   /** Multiplies the scores. Default 1/sqrt(dqk). */
   softmaxScale?: number;
   /** Number of rows that exist, per batch entry. */
@@ -102,22 +100,20 @@ const maxRopeDim = 128;
  */
 export function attentionProblem(
   fn: string,
-  inputs: { q: Described; k: Described; v: Described },
+  inputs: { q: Described; k: Described; v: Described; kRope?: Described },
   options: AttentionOptions,
 ): MlaProblem {
-  const { q, k, v } = inputs;
-  const { kRope } = options;
+  const { q, k, v, kRope } = inputs;
   const layout = checkLayout(fn, options.layout);
-  const axes = (b: string, s: string, h: string, d: string): string =>
-    `[${shapeOf({ b, s, h, d }, layout).join(', ')}]`;
-  const axesRope = (b: string, s: string, d: string): string =>
-    `[${sharedShapeOf({ b, s, d }, layout).join(', ')}]`;
 
-  checkRank(fn, 'q', q, axes('b', 'sq', 'hq', 'dqk'), 4, layout);
-  checkRank(fn, 'k', k, axes('b', 'skv', 'hkv', 'dqk'), 4, layout);
-  checkRank(fn, 'v', v, axes('b', 'skv', 'hkv', 'dv'), 4, layout);
-  if (kRope) checkRank(fn, 'kRope', kRope, axesRope('b', 'skv', 'dr'), 3, layout);
-  for (const [name, tensor] of Object.entries({ q, k, v, kRope })) checkFloat32(fn, name, tensor);
+  checkRank(fn, 'q', q, ['b', 'sq', 'hq', 'dqk'], layout);
+  checkRank(fn, 'k', k, ['b', 'skv', 'hkv', 'dqk'], layout);
+  checkRank(fn, 'v', v, ['b', 'skv', 'hkv', 'dv'], layout);
+  if (kRope) checkRank(fn, 'kRope', kRope, ['b', 'skv', 'dr'], layout);
+  checkFloat32(fn, 'q', q);
+  checkFloat32(fn, 'k', k);
+  checkFloat32(fn, 'v', v);
+  if (kRope) checkFloat32(fn, 'kRope', kRope);
 
   const { b, s: sq, h: hq, d: dqk } = dimsOf(q.shape, layout);
   const kDims = dimsOf(k.shape, layout);
@@ -128,24 +124,24 @@ export function attentionProblem(
   if (kRope && (dr < 1 || dr > dqk)) {
     fail(fn, `kRope must have from 1 to dqk=${dqk} columns, got ${shapeText(kRope.shape)}`);
   }
-  const kColumns = kRope ? `dqk-dr=${dn}` : `dqk=${dqk}`;
   if (kDims.b !== b || kDims.d !== dn) {
+    const columns = kRope ? `dqk-dr=${dn}` : `dqk=${dqk}`;
     fail(
       fn,
-      `k must be ${axes(`b=${b}`, 'skv', 'hkv', kColumns)} for layout '${layout}', got ${shapeText(k.shape)}`,
+      `k must be ${axesText([`b=${b}`, 'skv', 'hkv', columns], layout)} for layout '${layout}', got ${shapeText(k.shape)}`,
     );
   }
   if (vDims.b !== b || vDims.s !== skv || vDims.h !== hkv) {
     fail(
       fn,
-      `v must be ${axes(`b=${b}`, `skv=${skv}`, `hkv=${hkv}`, 'dv')} for layout '${layout}', got ${shapeText(v.shape)}`,
+      `v must be ${axesText([`b=${b}`, `skv=${skv}`, `hkv=${hkv}`, 'dv'], layout)} for layout '${layout}', got ${shapeText(v.shape)}`,
     );
   }
   const ropeShape = sharedShapeOf({ b, s: skv, d: dr }, layout);
-  if (kRope && shapeText(kRope.shape) !== shapeText(ropeShape)) {
+  if (kRope?.shape.some((size, axis) => size !== ropeShape[axis])) {
     fail(
       fn,
-      `kRope must be ${axesRope(`b=${b}`, `skv=${skv}`, 'dr')} for layout '${layout}', got ${shapeText(kRope.shape)}`,
+      `kRope must be ${axesText([`b=${b}`, `skv=${skv}`, 'dr'], layout)} for layout '${layout}', got ${shapeText(kRope.shape)}`,
     );
   }
   if (hkv === 0 ? hq !== 0 : hq % hkv !== 0) {
@@ -169,7 +165,7 @@ export function attentionProblem(
     dr,
     dv: vDims.d,
     softmaxScale: checkScale(fn, softmaxScale),
-    ...maskOf(fn, options, { b, skv }),
+    ...maskOf(fn, options, { b, skv }, false),
     hasQLengths: checkLengths(fn, 'qLengths', options.qLengths, b, 'sq', sq),
     strides: {
       q: strides,
@@ -194,14 +190,13 @@ export function decodeProblem(
   // JavaScript callers may leave the options out altogether
   const given: Partial<DecodeOptions> = options;
   const layout = checkLayout(fn, given.layout);
-  const axes = (b: string, s: string, h: string, d: string): string =>
-    `[${shapeOf({ b, s, h, d }, layout).join(', ')}]`;
 
-  checkRank(fn, 'qLatent', qLatent, axes('b', 'sq', 'hq', 'r'), 4, layout);
-  checkRank(fn, 'qRope', qRope, axes('b', 'sq', 'hq', 'rr'), 4, layout);
-  checkRank(fn, 'cKv', cKv, '[b, s, r]', 3);
-  checkRank(fn, 'kRope', kRope, '[b, s, rr]', 3);
-  for (const [name, tensor] of Object.entries({ qLatent, qRope })) checkFloat32(fn, name, tensor);
+  checkRank(fn, 'qLatent', qLatent, ['b', 'sq', 'hq', 'r'], layout);
+  checkRank(fn, 'qRope', qRope, ['b', 'sq', 'hq', 'rr'], layout);
+  checkRank(fn, 'cKv', cKv, ['b', 's', 'r']);
+  checkRank(fn, 'kRope', kRope, ['b', 's', 'rr']);
+  checkFloat32(fn, 'qLatent', qLatent);
+  checkFloat32(fn, 'qRope', qRope);
   const cacheFormat = checkCacheFormat(fn, cKv, kRope);
 
   const { b, s: sq, h: hq, d: r } = dimsOf(qLatent.shape, layout);
@@ -211,16 +206,17 @@ export function decodeProblem(
   if (ropeDims.b !== b || ropeDims.s !== sq || ropeDims.h !== hq) {
     fail(
       fn,
-      `qRope must be ${axes(`b=${b}`, `sq=${sq}`, `hq=${hq}`, 'rr')} for layout '${layout}', got ${shapeText(qRope.shape)}`,
+      `qRope must be ${axesText([`b=${b}`, `sq=${sq}`, `hq=${hq}`, 'rr'], layout)} for layout '${layout}', got ${shapeText(qRope.shape)}`,
     );
   }
   const columns = cacheColumns(fn, 'r', r, cacheFormat);
   const ropeColumns = cacheColumns(fn, 'rr', rr, cacheFormat);
-  const [perWord, packed] = cacheFormat === 'float16' ? ['/2', ' for packed float16'] : ['', ''];
   if (cKv.shape[0] !== b || cKv.shape[2] !== columns) {
+    const [perWord, packed] = packedTexts(cacheFormat);
     fail(fn, `cKv must be [b=${b}, s, r${perWord}=${columns}]${packed}, got ${shapeText(cKv.shape)}`);
   }
   if (kRope.shape[0] !== b || kRope.shape[1] !== skv || kRope.shape[2] !== ropeColumns) {
+    const [perWord, packed] = packedTexts(cacheFormat);
     fail(
       fn,
       `kRope must be [b=${b}, s=${skv}, rr${perWord}=${ropeColumns}]${packed}, got ${shapeText(kRope.shape)}`,
@@ -249,7 +245,7 @@ export function decodeProblem(
     dr: rr,
     dv: r,
     softmaxScale: checkScale(fn, given.softmaxScale),
-    ...maskOf(fn, { ...given, causal: given.causal ?? true }, { b, skv }),
+    ...maskOf(fn, given, { b, skv }, true),
     hasQLengths: false,
     strides: {
       q: stridesOf({ b, s: sq, h: hq, d: r }, layout),
@@ -269,8 +265,13 @@ export function qRopeOffset(problem: MlaProblem): number {
 
 type MaskFields = Pick<MlaProblem, 'causal' | 'window' | 'hasKvLengths' | 'precision' | 'returnLse'>;
 
-function maskOf(fn: string, options: MaskOptions, { b, skv }: { b: number; skv: number }): MaskFields {
-  const { causal = false, window = [-1, -1], precision = getDefaultPrecision(), returnLse = false } = options;
+function maskOf(
+  fn: string,
+  options: MaskOptions,
+  { b, skv }: { b: number; skv: number },
+  isCausalByDefault: boolean,
+): MaskFields {
+  const { causal = isCausalByDefault, window = [-1, -1], precision = getDefaultPrecision(), returnLse = false } = options;
   if (typeof causal !== 'boolean' && causal !== 'bottom-right' && causal !== 'top-left') {
     fail(fn, `causal must be a boolean, 'bottom-right' or 'top-left', got ${String(causal)}`);
   }
@@ -295,23 +296,35 @@ function checkLayout(fn: string, layout: Layout = 'bshd'): Layout {
   return layout;
 }
 
+/** The text is made where a check has failed: a call that is right makes none. */
 function checkRank(
   fn: string,
   name: string,
   { shape, isDisposed }: Described,
-  expected: string,
-  rank: number,
+  axes: readonly string[],
   layout?: Layout,
 ): void {
   if (isDisposed) fail(fn, `${name} is disposed`);
-  if (shape.length !== rank) {
+  if (shape.length !== axes.length) {
     const forLayout = layout ? ` for layout '${layout}'` : '';
+    const expected = axesText(axes, layout);
     fail(fn, `${name} must be ${expected}${forLayout}, got rank ${shape.length} ${shapeText(shape)}`);
   }
 }
 
-function checkFloat32(fn: string, name: string, tensor: Described | undefined): void {
-  if (tensor && tensor.dtype !== 'float32') fail(fn, `${name} must be float32, got ${tensor.dtype}`);
+/** Axes named in the order of 'bshd', or without heads, in a layout's. */
+function axesText(axes: readonly string[], layout: Layout = 'bshd'): string {
+  const [b, s, h, d] = axes;
+  const ordered = axes.length === 4 ? shapeOf({ b, s, h, d }, layout) : sharedShapeOf({ b, s, d: h }, layout);
+  return `[${ordered.join(', ')}]`;
+}
+
+function packedTexts(cacheFormat: CacheFormat): [string, string] {
+  return cacheFormat === 'float16' ? ['/2', ' for packed float16'] : ['', ''];
+}
+
+function checkFloat32(fn: string, name: string, { dtype }: Described): void {
+  if (dtype !== 'float32') fail(fn, `${name} must be float32, got ${dtype}`);
 }
 
 /** A cache is known by its label; both of its tensors have the same. */
@@ -324,7 +337,8 @@ function checkCacheFormat(fn: string, cKv: Described, kRope: Described): CacheFo
       `cKv and kRope must both be float32 or both int32 (packed float16), got ${cKv.dtype} and ${kRope.dtype}`,
     );
   }
-  for (const [name, tensor] of Object.entries({ cKv, kRope })) checkFloat32(fn, name, tensor);
+  checkFloat32(fn, 'cKv', cKv);
+  checkFloat32(fn, 'kRope', kRope);
   return 'float32';
 }
 

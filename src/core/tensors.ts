@@ -1,5 +1,12 @@
 import { Tensor, backend, customGrad, keep, scalar, tensor, tensor1d, tidy } from '@tensorflow/tfjs-core';
-import type { GradSaveFunc, KernelBackend, Scalar, Tensor1D, TensorLike } from '@tensorflow/tfjs-core';
+import type {
+  GradSaveFunc,
+  KernelBackend,
+  Scalar,
+  Tensor1D,
+  TensorInfo,
+  TensorLike,
+} from '@tensorflow/tfjs-core';
 import { isNumbers } from './problem.js';
 
 /** A tensor as it is, anything else as tfjs reads it; the dtype is checked by the problem, never cast. */
@@ -7,9 +14,16 @@ export function toTensor<T extends Tensor>(value: T | TensorLike): T {
   return value instanceof Tensor ? value : (tensor(value) as T);
 }
 
-/** An optional input that is absent: the tape and TensorFlow want every input of a kernel to be there. */
+/**
+ * An optional input that is absent: the tape and TensorFlow want every input of a kernel to be there. It stays: who disposes
+ * of it has it made anew.
+ */
 export function absent(dtype: 'float32' | 'int32' = 'float32'): Tensor1D {
-  return tensor1d([], dtype);
+  return kept(dtype, () => tensor1d([], dtype));
+}
+
+export function isAbsent({ shape }: TensorInfo): boolean {
+  return shape.length === 1 && shape[0] === 0;
 }
 
 /** Lengths as the kernels want them: int32 [b], or absent. */
@@ -18,18 +32,26 @@ export function lengthsTensor(lengths: readonly number[] | Tensor1D | undefined)
   return isNumbers(lengths) ? tensor1d([...lengths], 'int32') : lengths;
 }
 
-const constants = new WeakMap<KernelBackend, Map<number, Scalar>>();
+/** A number as a tensor that stays, where tfjs makes one of every number in an op anew. */
+export function constant(value: number): Scalar {
+  return kept(value, () => scalar(value));
+}
+
+const keptTensors = new WeakMap<KernelBackend, Map<unknown, Tensor>>();
 
 /**
- * A number as a tensor that stays for as long as its backend. tfjs makes a tensor of every number in an op anew, and on its
- * way to a GPU TensorFlow waits until all work before it is done.
+ * What every call would make anew, for as long as its backend. A new tensor on its way to a GPU takes longer than an op, and
+ * TensorFlow waits until all work before it is done.
  */
-export function constant(value: number): Scalar {
-  const ofBackend = constants.get(backend()) ?? new Map<number, Scalar>();
-  constants.set(backend(), ofBackend);
-  const tensorOf = ofBackend.get(value) ?? keep(scalar(value));
-  ofBackend.set(value, tensorOf);
-  return tensorOf;
+function kept<T extends Tensor>(key: unknown, make: () => T): T {
+  const current = backend();
+  const ofBackend = keptTensors.get(current) ?? new Map<unknown, Tensor>();
+  keptTensors.set(current, ofBackend);
+  const known = ofBackend.get(key);
+  if (known && !known.isDisposed) return known as T;
+  const made = keep(make());
+  ofBackend.set(key, made);
+  return made;
 }
 
 /**

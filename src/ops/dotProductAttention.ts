@@ -33,10 +33,7 @@ function dotProductAttention_(
   const { mask, bias, dropout = 0, seed, implementation = 'auto', ...attentionOptions } = options;
   const inputs = { q: toTensor<Tensor4D>(q), k: toTensor<Tensor4D>(k), v: toTensor<Tensor4D>(v) };
   const kRope = options.kRope === undefined ? undefined : toTensor<Tensor3D>(options.kRope);
-  const problem = attentionProblem(fn, inputs, {
-    ...attentionOptions,
-    kRope: kRope,
-  });
+  const problem = attentionProblem(fn, { ...inputs, kRope }, attentionOptions);
   if (!implementations.includes(implementation)) {
     fail(fn, `implementation must be one of ${implementations.join(', ')}, got ${String(implementation)}`);
   }

@@ -37,7 +37,7 @@ export interface DecodeShapes {
 
 /** A call described by its shapes. */
 export type Call =
-  | { op: 'mlaAttention'; shapes: AttentionShapes; options?: Omit<AttentionOptions, 'kRope'> }
+  | { op: 'mlaAttention'; shapes: AttentionShapes; options?: AttentionOptions }
   | { op: 'mlaDecode'; shapes: DecodeShapes; options: DecodeOptions };
 
 /** The kernels of a call: the forward first, then its gradients'. A packed cache has no gradient. */
@@ -67,7 +67,7 @@ function explainable(problem: MlaProblem): KernelName[] {
 export function explain(
   op: 'mlaAttention',
   shapes: AttentionShapes,
-  options?: Omit<AttentionOptions, 'kRope'>,
+  options?: AttentionOptions,
   kernel?: KernelName,
 ): Plan;
 export function explain(
@@ -79,7 +79,7 @@ export function explain(
 export function explain(
   op: Call['op'],
   shapes: AttentionShapes | DecodeShapes,
-  options?: Omit<AttentionOptions, 'kRope'> | DecodeOptions,
+  options?: AttentionOptions | DecodeOptions,
   kernel: KernelName = op === 'mlaDecode' ? MLADecode : MLAAttention,
 ): Plan {
   const problem = problemOf('explain', { op, shapes, options } as Call);
@@ -96,8 +96,13 @@ export function problemOf(fn: string, call: Call): MlaProblem {
   switch (call.op) {
     case 'mlaAttention': {
       const { q, k, v, kRope } = call.shapes;
-      const options = { ...call.options, kRope: kRope && described(kRope) };
-      return attentionProblem(fn, { q: described(q), k: described(k), v: described(v) }, options);
+      const inputs = {
+        q: described(q),
+        k: described(k),
+        v: described(v),
+        kRope: kRope && described(kRope),
+      };
+      return attentionProblem(fn, inputs, call.options ?? {});
     }
     case 'mlaDecode': {
       const { qLatent, qRope, cKv, kRope, cacheFormat = 'float32' } = call.shapes;

@@ -6,7 +6,7 @@ import type { AttentionOptions } from '../core/problem.js';
 import { requireKernel } from '../core/register.js';
 import { absent, lengthsTensor, toTensor } from '../core/tensors.js';
 
-export interface MlaAttentionOptions extends Omit<AttentionOptions, 'kRope' | 'qLengths' | 'kvLengths'> {
+export interface MlaAttentionOptions extends Omit<AttentionOptions, 'qLengths' | 'kvLengths'> {
   /** The rotary part of K, shared by all heads: [b, skv, dr], or [skv, b, dr] for 'sbhd'; never broadcast. */
   kRope?: Tensor3D | TensorLike;
   /** Rows that exist: numbers from 0 to sq (checked), or an int32 tensor [b] (clamped, never read back). */
@@ -30,16 +30,20 @@ function mlaAttention_(
   options: MlaAttentionOptions = {},
 ): Tensor4D | AttentionState {
   const fn = 'mlaAttention';
-  const inputs = { q: toTensor<Tensor4D>(q), k: toTensor<Tensor4D>(k), v: toTensor<Tensor4D>(v) };
-  const kRope = options.kRope === undefined ? undefined : toTensor<Tensor3D>(options.kRope);
-  const problem = attentionProblem(fn, inputs, { ...options, kRope: kRope });
+  const inputs = {
+    q: toTensor<Tensor4D>(q),
+    k: toTensor<Tensor4D>(k),
+    v: toTensor<Tensor4D>(v),
+    kRope: options.kRope === undefined ? undefined : toTensor<Tensor3D>(options.kRope),
+  };
+  const problem = attentionProblem(fn, inputs, options);
   requireKernel(fn, MLAAttention);
 
   const [out, lse] = engine().runKernel(
     MLAAttention,
     {
       ...inputs,
-      kRope: kRope ?? absent(),
+      kRope: inputs.kRope ?? absent(),
       qLengths: lengthsTensor(options.qLengths),
       kvLengths: lengthsTensor(options.kvLengths),
     },

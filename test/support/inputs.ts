@@ -96,7 +96,7 @@ export function problemOf(c: Case): MlaProblem {
   }
   const [q, k, v] = ['q', 'k', 'v'].map(described);
   const kRope = c.dr > 0 ? described('kRope') : undefined;
-  return attentionProblem('test', { q, k, v }, { ...options, softmaxScale, qLengths: c.qLengths, kRope });
+  return attentionProblem('test', { q, k, v, kRope }, { ...options, softmaxScale, qLengths: c.qLengths });
 }
 
 /** A copy with NaN in every row (b, s) from the batch entry's length on: what lies there must not matter. */
