@@ -271,7 +271,12 @@ function maskOf(
   { b, skv }: { b: number; skv: number },
   isCausalByDefault: boolean,
 ): MaskFields {
-  const { causal = isCausalByDefault, window = [-1, -1], precision = getDefaultPrecision(), returnLse = false } = options;
+  const {
+    causal = isCausalByDefault,
+    window = [-1, -1],
+    precision = getDefaultPrecision(),
+    returnLse = false,
+  } = options;
   if (typeof causal !== 'boolean' && causal !== 'bottom-right' && causal !== 'top-left') {
     fail(fn, `causal must be a boolean, 'bottom-right' or 'top-left', got ${String(causal)}`);
   }
