@@ -103,7 +103,7 @@ describe('row kernels', () => {
             [isSum ? tf.add(dSum, dComposed) : dComposed, dGainComposed],
             [asRows(shape, dX), asRows([d], [dGain])],
           );
-          tf.dispose([x, gain, dY, addend, dSum, sum]);
+          tf.dispose([x, gain, dY, sum, ...[addend, dSum].filter(({ kept }) => !kept)]);
         });
       }
     }
@@ -176,7 +176,8 @@ describe('row kernels', () => {
               [dNopeComposed, dRopeComposed],
               [asRows([b * s, heads * dn], dNope), asRows([b * s, heads * dr], dRope)],
             );
-            tf.dispose([rope, nope, angles, repeated, cos, sin, dJoined]);
+            tf.dispose([rope, angles, repeated, cos, sin, dJoined]);
+            if (!nope.kept) nope.dispose();
           });
         }
       }

@@ -29,7 +29,7 @@ const kernelNumbers: Partial<Record<KernelName, number>> = {
 /** MlaType of float tensors, MlaPrecision. */
 const float = 0;
 const precisionNumbers = { float32: 0, tf32: 1, float16: 2, bfloat16: 3 } as const;
-/** As call.c has it. */
+/** As describe.c has it. */
 const unbounded = 2 ** 29;
 
 const onTheCpu = 'set CUDA_VISIBLE_DEVICES=-1 to compute on the CPU';

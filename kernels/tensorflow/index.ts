@@ -6,6 +6,7 @@ import type { KernelName } from '../../src/core/names.js';
 import type { MlaProblem } from '../../src/core/problem.js';
 import { registerKernels } from '../../src/core/register.js';
 import { registerRowKernels } from '../../src/core/rowKernels.js';
+import { keepAbsents } from '../../src/core/tensors.js';
 import type { Kernels, Plan } from '../../src/core/register.js';
 import type { AttentionInputs, BackwardInputs, DecodeInputs } from '../../src/core/kernelInputs.js';
 import { planOnGpu, precisionOnGpu, requireCuda } from './gpu.js';
@@ -83,9 +84,11 @@ const kernels: Kernels<TensorflowBackend> = {
  * a GPU that there are no kernels for, or as registerOps does. `noGpu` is why a GPU is passed over, for explain().
  */
 export function registerTensorflowKernels(noGpu?: string): void {
-  const { isUsingGpuDevice } = findBackend(backendName) as TensorflowBackend;
+  const backend = findBackend(backendName) as TensorflowBackend;
+  const { isUsingGpuDevice } = backend;
   const report = registerOps();
   const cuda = isUsingGpuDevice ? requireCuda(report) : undefined;
+  keepAbsents(backend); // a new tensor on its way to a GPU takes longer than an op
   registerKernels(backendName, kernels, {
     cacheFormats: ['float32'],
     isBackwardJoined: () => true,

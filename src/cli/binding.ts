@@ -101,8 +101,11 @@ export function compute(folder: string): Computation | { readonly reason: string
 }
 
 export function computationText({ tensorflow, gpu, instructions, cuda }: Computation): string {
-  const device = gpu && cuda ? `${cuda.device} (compute capability ${versionText(cuda.capability)})` : 'GPU';
-  const kernels = gpu && cuda ? `their CUDA ${cuda.images} images` : instructions;
-  const ops = kernels ? `our ops with ${kernels}` : 'without our ops';
-  return `computes with TensorFlow ${tensorflow} on the ${gpu ? device : 'CPU'}, ${ops}`;
+  if (gpu && cuda) {
+    const device = `${cuda.device} (compute capability ${versionText(cuda.capability)})`;
+    const maps = cuda.noCublas === undefined ? 'cuBLAS' : `TensorFlow's MatMul (${cuda.noCublas})`;
+    return `computes with TensorFlow ${tensorflow} on the ${device}, our ops with their CUDA ${cuda.images} images, linear maps by ${maps}`;
+  }
+  const ops = instructions ? `our ops with ${instructions}` : 'without our ops';
+  return `computes with TensorFlow ${tensorflow} on the ${gpu ? 'GPU' : 'CPU'}, ${ops}`;
 }

@@ -1,4 +1,14 @@
-import { Tensor, backend, customGrad, keep, scalar, tensor, tensor1d, tidy } from '@tensorflow/tfjs-core';
+import {
+  Tensor,
+  backend,
+  customGrad,
+  engine,
+  keep,
+  scalar,
+  tensor,
+  tensor1d,
+  tidy,
+} from '@tensorflow/tfjs-core';
 import type {
   GradSaveFunc,
   KernelBackend,
@@ -14,12 +24,26 @@ export function toTensor<T extends Tensor>(value: T | TensorLike): T {
   return value instanceof Tensor ? value : (tensor(value) as T);
 }
 
-/**
- * An optional input that is absent: the tape and TensorFlow want every input of a kernel to be there. It stays: who disposes
- * of it has it made anew.
- */
+/** An optional input that is absent: the tape and TensorFlow want every input of a kernel to be there. */
 export function absent(dtype: 'float32' | 'int32' = 'float32'): Tensor1D {
-  return kept(dtype, () => tensor1d([], dtype));
+  const kept = keptAbsents.get(backend())?.[dtype];
+  return kept && !kept.isDisposed ? kept : tensor1d([], dtype);
+}
+
+const keptAbsents = new WeakMap<KernelBackend, Record<'float32' | 'int32', Tensor1D>>();
+
+/**
+ * Makes what stands for absent inputs on a backend once, not in every call. It is done at registration: later a page that counts
+ * its tensors would take them for a leak.
+ */
+export function keepAbsents(of: KernelBackend): void {
+  if (keptAbsents.has(of)) return;
+  const make = (values: Float32Array | Int32Array, dtype: 'float32' | 'int32'): Tensor1D =>
+    keep(engine().makeTensor(values, [0], dtype, of) as Tensor1D);
+  keptAbsents.set(of, {
+    float32: make(new Float32Array(0), 'float32'),
+    int32: make(new Int32Array(0), 'int32'),
+  });
 }
 
 export function isAbsent({ shape }: TensorInfo): boolean {
@@ -32,26 +56,18 @@ export function lengthsTensor(lengths: readonly number[] | Tensor1D | undefined)
   return isNumbers(lengths) ? tensor1d([...lengths], 'int32') : lengths;
 }
 
-/** A number as a tensor that stays, where tfjs makes one of every number in an op anew. */
-export function constant(value: number): Scalar {
-  return kept(value, () => scalar(value));
-}
-
-const keptTensors = new WeakMap<KernelBackend, Map<unknown, Tensor>>();
+const constants = new WeakMap<KernelBackend, Map<number, Scalar>>();
 
 /**
- * What every call would make anew, for as long as its backend. A new tensor on its way to a GPU takes longer than an op, and
- * TensorFlow waits until all work before it is done.
+ * A number as a tensor that stays for as long as its backend. tfjs makes a tensor of every number in an op anew, and on its
+ * way to a GPU TensorFlow waits until all work before it is done.
  */
-function kept<T extends Tensor>(key: unknown, make: () => T): T {
-  const current = backend();
-  const ofBackend = keptTensors.get(current) ?? new Map<unknown, Tensor>();
-  keptTensors.set(current, ofBackend);
-  const known = ofBackend.get(key);
-  if (known && !known.isDisposed) return known as T;
-  const made = keep(make());
-  ofBackend.set(key, made);
-  return made;
+export function constant(value: number): Scalar {
+  const ofBackend = constants.get(backend()) ?? new Map<number, Scalar>();
+  constants.set(backend(), ofBackend);
+  const tensorOf = ofBackend.get(value) ?? keep(scalar(value));
+  ofBackend.set(value, tensorOf);
+  return tensorOf;
 }
 
 /**

@@ -19,6 +19,7 @@ const specs = [
   'golden',
   'gradients',
   'tensorflow',
+  'tensorflowTypes',
   'mlaAttention',
   'mlaDecode',
   'latentCache',
