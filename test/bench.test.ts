@@ -82,6 +82,18 @@ describe('bench', () => {
     );
   });
 
+  it('streams of short calls are longer, since each ends with a wait', async () => {
+    const calls: number[] = [];
+    const stream = async (count: number): Promise<number> => {
+      calls.push(count);
+      return 0.5;
+    };
+    const clock = new SteadyClock({ heat: async () => undefined, probe: async () => 1 });
+    const { gpuMs } = await measureStreams(stream, clock, async (repeats) => repeats);
+    expectEqual(new Set(calls), new Set([1, 40]), 'calls of a stream');
+    expectEqual(gpuMs, 20, 'repeats of the GPU time');
+  });
+
   it('inputs are normal, and go on where the last ones ended', () => {
     const values = normals(2_500_000);
     const mean = values.reduce((sum, x) => sum + x, 0) / values.length;

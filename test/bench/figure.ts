@@ -16,9 +16,13 @@ export interface Figure {
 export type Stream = (calls: number) => Promise<number>;
 
 const streams = 5;
-const mostCalls = 20;
-/** What a stream of slow calls may take. */
-const streamMs = 1000;
+/** Of slow calls, in what a stream may take. */
+const mostSlowCalls = 20;
+const longestStreamMs = 1000;
+/** Of short ones, in what a stream should take: the wait at its end takes as long as some of them. */
+const mostCalls = 100;
+const shortestStreamMs = 20;
+const mostRepeats = 20;
 /**
  * How long the calls between two timestamps take on the wall, and how many they are at most: what a pass costs besides
  * its dispatches, some 50 µs, is shared by all of them. A call of that length keeps the GPU busy by itself.
@@ -39,8 +43,10 @@ export async function measureStreams(
 ): Promise<Figure> {
   await stream(1);
   const once = await stream(1);
-  const calls = Math.max(1, Math.min(mostCalls, Math.round(streamMs / once)));
-  const repeats = Math.max(streams, calls);
+  const slowCalls = Math.min(mostSlowCalls, longestStreamMs / once);
+  const shortCalls = Math.min(mostCalls, shortestStreamMs / once);
+  const calls = Math.max(1, Math.round(Math.max(slowCalls, shortCalls)));
+  const repeats = Math.min(mostRepeats, Math.max(streams, calls));
   if (once < 100)
     for (const start = performance.now(); performance.now() - start < warmUpMs;) await stream(calls);
   const { value, isSlow } = await clock.steadily(async () => {
