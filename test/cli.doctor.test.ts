@@ -1,5 +1,6 @@
 /** The command line, as a process: what it finds in a folder. */
 import { join } from 'node:path';
+import { computationText } from '../src/cli/binding.js';
 import { imagesOf } from '../src/cli/nvidia.js';
 import { binding, useApp, write } from './support/commandLine.js';
 import { expectEqual, expectTrue } from './support/expect.js';
@@ -78,6 +79,19 @@ describe('tfjs-mla doctor', () => {
   it('knows which images of our kernels a driver takes', () => {
     const drivers = ['580.159.03', '579.9', '525.60.13', '470.57.02'];
     expectEqual(drivers.map(imagesOf), [13, 12, 12, undefined]);
+  });
+
+  it('says what multiplies matrices on a GPU', () => {
+    const cuda = { device: 'NVIDIA H200', capability: 90, multiprocessors: 132, driver: 13000, images: 13 };
+    const computed = { tensorflow: '2.21.0', gpu: true, instructions: 'avx2', cuda };
+    const text =
+      'computes with TensorFlow 2.21.0 on the NVIDIA H200 (compute capability 9.0), our ops with their CUDA 13 images, linear maps by';
+    const noCublas = 'cuBLAS: libcublas.so is not on this machine';
+    expectEqual(computationText(computed), `${text} cuBLAS`);
+    expectEqual(
+      computationText({ ...computed, cuda: { ...cuda, noCublas } }),
+      `${text} TensorFlow's MatMul (${noCublas})`,
+    );
   });
 
   it('says what a tfjs-node-gpu lacks that has a TensorFlow for CUDA', () => {
