@@ -2,16 +2,19 @@
 import type { Tensor, TensorInfo } from '@tensorflow/tfjs-core';
 import * as names from '../../src/core/rowKernels.js';
 import type { RotaryPairs, RowKernels } from '../../src/core/rowKernels.js';
-import { isAbsent } from '../../src/core/tensors.js';
+import { absent, isAbsent } from '../../src/core/tensors.js';
 import type { Attribute, TensorflowBackend } from './index.js';
 
 /** By cuBLAS. */
 export const linearKernels: RowKernels<TensorflowBackend> = {
   [names.MLALinear]: (inputs, { shapes }, backend) => {
     const maps = inputs.length - 1;
+    const attributes = [listAttribute(maps, backend)];
+    if (shapes.length === 0)
+      return run(names.MLALinear, attributes, [...inputs, absent('int32')], maps, backend);
     const behindRanks = shapes.flatMap((shape) => [shape.length, ...shape]);
     const given = hostTensor(Int32Array.from(behindRanks), backend);
-    const results = run(names.MLALinear, [listAttribute(maps, backend)], [...inputs, given], maps, backend);
+    const results = run(names.MLALinear, attributes, [...inputs, given], maps, backend);
     backend.disposeData(given.dataId);
     return results;
   },

@@ -17,7 +17,7 @@ import type {
   TensorInfo,
   TensorLike,
 } from '@tensorflow/tfjs-core';
-import { isNumbers } from './problem.js';
+import { isNumbers } from './checks.js';
 
 /** A tensor as it is, anything else as tfjs reads it; the dtype is checked by the problem, never cast. */
 export function toTensor<T extends Tensor>(value: T | TensorLike): T {

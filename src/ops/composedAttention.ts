@@ -27,8 +27,8 @@ import {
   zerosLike,
 } from '@tensorflow/tfjs-core';
 import type { Tensor, Tensor1D, Tensor3D, Tensor4D } from '@tensorflow/tfjs-core';
+import { isNumbers } from '../core/checks.js';
 import { fromHeadsFirst, toBatchFirst, toHeadsFirst } from '../core/layout.js';
-import { isNumbers } from '../core/problem.js';
 import type { MlaProblem } from '../core/problem.js';
 import { lengthsTensor, withGradient } from '../core/tensors.js';
 
